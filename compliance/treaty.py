@@ -1,0 +1,254 @@
+"""The treaty: what the partners signed, and the floor below which no study may go.
+
+Every node holds its own copy and trusts nothing else: parties and their keys, permitted purposes
+with their budgets, minimum silos and cohort, the colluders c to withstand, the approval chain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from ..documents import Envelope, SigningKey, unb64
+from ..errors import InputError, Refused, VerificationError
+
+KIND = "treaty"
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._@-]{0,63}$")]
+PublicKey = Annotated[str, Field(description="base64 of 32 bytes, Ed25519")]
+Level = Literal["business", "dpo", "partner"]
+
+
+class Document(BaseModel):
+    """Base of every signed document's content: frozen, strict, nothing unknown."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def _check_key(value: str) -> str:
+    try:
+        unb64(value, length=32)
+    except InputError as error:
+        raise ValueError(error.message) from error
+    return value
+
+
+class Party(Document):
+    """A partner company: its silo's identity key and its node's TLS-layer key."""
+
+    name: Name
+    signing_key: PublicKey
+    node_key: str = Field(description="PEM SubjectPublicKeyInfo the node registers with Flower")
+
+    _key = field_validator("signing_key")(_check_key)
+
+
+class Person(Document):
+    """A data scientist who may author studies."""
+
+    name: Name
+    signing_key: PublicKey
+
+    _key = field_validator("signing_key")(_check_key)
+
+
+class Approver(Document):
+    """One who may approve at a level; a `partner` approver speaks for one party."""
+
+    name: Name
+    signing_key: PublicKey
+    level: Level
+    party: Name | None = None
+
+    _key = field_validator("signing_key")(_check_key)
+
+    @model_validator(mode="after")
+    def _party_iff_partner(self) -> Self:
+        if (self.level == "partner") != (self.party is not None):
+            raise ValueError(f"approver {self.name}: a party is named for the level partner, and only there")
+        return self
+
+
+class Coordinator(Document):
+    """The server: the origin of its audit log and the key that signs its checkpoints and releases."""
+
+    origin: str = Field(min_length=1, max_length=200)
+    signing_key: PublicKey
+
+    _key = field_validator("signing_key")(_check_key)
+
+
+class PurposeTerms(Document):
+    """The lifetime budget of one purpose at every silo."""
+
+    purpose: str = Field(min_length=3, max_length=200, description="DPV purpose, e.g. dpv:ServiceOptimisation")
+    epsilon: float = Field(gt=0, le=100)
+    delta: float = Field(gt=0, lt=1e-3)
+
+
+class Overlap(Document):
+    """How many partners one person may be a customer of.
+
+    The default, every silo, makes a person's contribution count at each. It is lowered only by an
+    attestation the partners sign for with the treaty.
+    """
+
+    max_partners_per_customer: int = Field(ge=1)
+    attestation: str = Field(default="", max_length=500)
+
+
+class Treaty(Document):
+    """The content of a treaty; its digest names it everywhere."""
+
+    name: str = Field(min_length=1, max_length=120)
+    version: int = Field(ge=1)
+    parties: tuple[Party, ...] = Field(min_length=2)
+    coordinator: Coordinator
+    scientists: tuple[Person, ...] = Field(min_length=1)
+    approvers: tuple[Approver, ...]
+    approval_chain: tuple[Level, ...] = ("business", "dpo", "partner")
+    purposes: tuple[PurposeTerms, ...] = Field(min_length=1)
+    min_silos: int = Field(ge=2)
+    min_cohort: int = Field(ge=1)
+    max_cohort: int = Field(ge=1, le=10**8, description="most customers one silo brings to one round")
+    colluders: int = Field(ge=1, description="c: silos that may pool what they know with the server")
+    overlap: Overlap
+    retention_days: int = Field(ge=1, le=1096)
+    unsafe: bool = False
+
+    @field_validator("parties", "scientists", "approvers", "approval_chain", "purposes", mode="before")
+    @classmethod
+    def _lists(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = [p.name for p in self.parties]
+        people = [p.name for p in self.scientists] + [a.name for a in self.approvers]
+        keys = [p.signing_key for p in self.parties] + [self.coordinator.signing_key]
+        for what, values in (
+            ("a party is named", names),
+            ("a key is used by parties or the coordinator", keys),
+            ("a node key is used", [p.node_key for p in self.parties]),
+            ("a purpose is listed", [p.purpose for p in self.purposes]),
+            ("an approver is named", [a.name for a in self.approvers]),
+            ("an approver's key is used", [a.signing_key for a in self.approvers]),
+        ):
+            if len(set(values)) != len(values):
+                raise ValueError(f"{what} twice")
+        if set(names) & set(people):
+            raise ValueError("a person bears the name of a party")
+        if self.min_silos > len(names):
+            raise ValueError(f"min_silos {self.min_silos} with {len(names)} parties")
+        if self.colluders > len(names) - 2:
+            raise ValueError(f"{self.colluders} colluders among {len(names)} parties leave nobody to protect")
+        if self.min_cohort > self.max_cohort:
+            raise ValueError("min_cohort is above max_cohort")
+        if len(set(self.approval_chain)) != len(self.approval_chain) or not self.approval_chain:
+            raise ValueError("the approval chain must name each of its levels once, and at least one")
+        missing = [n for n in names if n not in {a.party for a in self.approvers}]
+        if "partner" in self.approval_chain and missing:
+            raise ValueError(f"no approver for {', '.join(missing)}")
+        if unknown := {a.party for a in self.approvers if a.party} - set(names):
+            raise ValueError(f"approver for an unknown party {', '.join(sorted(unknown))}")
+        for level in self.approval_chain:
+            if not any(a.level == level for a in self.approvers):
+                raise ValueError(f"nobody can approve at level {level}")
+        overlap = self.overlap
+        if overlap.max_partners_per_customer > len(names):
+            raise ValueError("overlap.max_partners_per_customer exceeds the number of parties")
+        if overlap.max_partners_per_customer < len(names) and not overlap.attestation.strip():
+            raise ValueError("overlap below the number of parties needs an attestation")
+        return self
+
+    @property
+    def threshold(self) -> int:
+        """t = ⌊(n + c)/2⌋ + 1, the least number of silos a sum may be opened over (DESIGN §6)."""
+        return (len(self.parties) + self.colluders) // 2 + 1
+
+    def party(self, name: str) -> Party:
+        """The party of this name; Refused if there is none."""
+        for party in self.parties:
+            if party.name == name:
+                return party
+        raise Refused("UNKNOWN_PARTY", f"{name} is no party of the treaty {self.name!r}")
+
+    def index(self, name: str) -> int:
+        """A party's place, 1…n: its x coordinate in secret sharing."""
+        return [p.name for p in self.parties].index(self.party(name).name) + 1
+
+    def terms(self, purpose: str) -> PurposeTerms:
+        """The budget of a purpose; Refused if the treaty doesn't permit it."""
+        for terms in self.purposes:
+            if terms.purpose == purpose:
+                return terms
+        allowed = ", ".join(t.purpose for t in self.purposes)
+        raise Refused(
+            "PURPOSE_NOT_PERMITTED",
+            f"the purpose {purpose!r} is not permitted by the treaty {self.name!r}",
+            remedy=f"permitted: {allowed}; another purpose needs an amended treaty signed by every party",
+        )
+
+    def scientist(self, name: str) -> Person:
+        """The scientist of this name; Refused if there is none."""
+        for person in self.scientists:
+            if person.name == name:
+                return person
+        raise Refused("UNKNOWN_AUTHOR", f"{name} is no scientist of the treaty {self.name!r}")
+
+    def envelope(self) -> Envelope:
+        """This treaty as a document to sign."""
+        return Envelope(KIND, self.model_dump(mode="json"))
+
+
+def explain(error: ValidationError, what: str) -> InputError:
+    """Turn pydantic's error into one sentence per fault, naming the field."""
+    faults = []
+    for item in error.errors(include_url=False, include_input=False):
+        place = ".".join(str(part) for part in item["loc"]) or "document"
+        faults.append(f"{place}: {item['msg'].removeprefix('Value error, ')}")
+    return InputError(f"{what}: " + "; ".join(faults[:8]))
+
+
+def parse(envelope: Envelope) -> Treaty:
+    """The treaty in an envelope, its signatures not yet checked.
+
+    Raises:
+        InputError: another kind of document, or a content that is no treaty.
+    """
+    if envelope.kind != KIND:
+        raise InputError(f"a treaty was expected, this is a {envelope.kind!r}")
+    try:
+        return Treaty.model_validate(envelope.payload)
+    except ValidationError as error:
+        raise explain(error, "treaty") from error
+
+
+def verify(envelope: Envelope) -> Treaty:
+    """The treaty in an envelope, once every one of its parties is found to have signed it.
+
+    Raises:
+        InputError: malformed. VerificationError: a signature is missing or does not hold.
+    """
+    treaty = parse(envelope)
+    for party in treaty.parties:
+        envelope.check(KIND, party.name, party.signing_key)
+    if strangers := set(envelope.signatures) - {p.name for p in treaty.parties}:
+        raise VerificationError(f"treaty: signed by {', '.join(sorted(strangers))}, who is no party")
+    return treaty
+
+
+def load(path: Path) -> tuple[Envelope, Treaty]:
+    """Read and verify a treaty file."""
+    envelope = Envelope.load(path)
+    return envelope, verify(envelope)
+
+
+def sign_all(treaty: Treaty, keys: Sequence[tuple[str, SigningKey]]) -> Envelope:
+    """Sign with several parties' keys (for a demo or a test, where one process holds them all)."""
+    envelope = treaty.envelope()
+    for name, key in keys:
+        envelope = envelope.signed(name, key)
+    return envelope

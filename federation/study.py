@@ -1,0 +1,421 @@
+"""The study: one signed plan, from purpose to release rule. Data, never code.
+
+A scientist writes a *draft* (YAML, most of it defaulted); `resolve` fits it to a treaty by pricing it:
+the fixed-point scale and the noise that make every round cost what the draft's ε allows. The *study*
+is what results, signed by its author. Nodes don't trust that arithmetic, they redo it (`price`).
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from ..compliance.treaty import Document, Name, Treaty, explain
+from ..documents import Envelope
+from ..errors import InputError, Refused
+from ..privacy.accountant import ZCDP, epsilon_to_rho
+from ..privacy.events import DistributedDiscreteGaussian
+
+KIND = "study"
+MODULUS_BITS = 32
+Column = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_ ]{0,62}$")]
+Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Table(Document):
+    """Which table of the silo, and what its columns are called there."""
+
+    name: Column = "orders"
+    customer: Column = "customer"
+    date: Column = "date"
+    amount: Column = "amount"
+
+
+class Split(Document):
+    """Who is trained on and who is tested on: never the same customer.
+
+    `hash`: a customer belongs to the training side if SHA-256(salt | customer) falls in the lower
+    `train` part. `column`: the table says so itself ("train" or "test"), as benchmarks with a fixed split do.
+    """
+
+    by: Literal["hash", "column"] = "hash"
+    salt: str = Field(default="foedus", max_length=64)
+    train: float = Field(default=0.8, gt=0, lt=1)
+    column: Column = "panel"
+
+
+class Label(Document):
+    """Churn: a customer known before `as_of` who does not order in the `horizon_days` from it on."""
+
+    kind: Literal["churn"] = "churn"
+    horizon_days: int = Field(default=90, ge=1, le=730)
+    train_as_of: Day
+    test_as_of: Day
+
+    @field_validator("train_as_of", "test_as_of")
+    @classmethod
+    def _real(cls, value: str) -> str:
+        date.fromisoformat(value)
+        return value
+
+
+FeatureName = Literal[
+    "recency", "tenure", "span", "orders", "orders_30", "orders_90", "amount", "mean_amount", "mean_gap", "overdue"
+]
+
+
+class Feature(Document):
+    """One input of the model: a quantity of the order log, mapped to [−1, 1] by public bounds.
+
+    The bounds are the author's knowledge of the business, not read from data, so they cost no ε;
+    what lies outside is clamped.
+    """
+
+    name: FeatureName
+    log: bool = False
+    lower: float = 0.0
+    upper: float = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not 0 <= self.lower < self.upper:
+            raise ValueError("bounds must satisfy 0 ≤ lower < upper")
+        return self
+
+
+RFM: tuple[Feature, ...] = (
+    Feature(name="recency", log=True, lower=2, upper=365),
+    Feature(name="recency", upper=365),
+    Feature(name="tenure", upper=730),
+    Feature(name="span", upper=365),
+    Feature(name="orders", log=True, upper=20),
+    Feature(name="orders_30", log=True, upper=5),
+    Feature(name="orders_90", log=True, upper=10),
+    Feature(name="amount", log=True, upper=2000),
+    Feature(name="mean_amount", log=True, upper=500),
+    Feature(name="mean_gap", upper=180),
+    Feature(name="overdue", upper=20),
+)
+
+
+class Model(Document):
+    kind: Literal["logistic_regression", "mlp"] = "logistic_regression"
+    hidden: int = Field(default=16, ge=1, le=1024, description="width of the MLP's one hidden layer")
+    seed: int = Field(default=0, ge=0, lt=2**31, description="seed of the initial weights")
+
+
+class Training(Document):
+    """Full-batch gradient descent with momentum; every round is one secure sum."""
+
+    rounds: int = Field(default=12, ge=1, le=500)
+    learning_rate: float = Field(default=4.0, gt=0, le=1000)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    l2: float = Field(default=1e-4, ge=0, le=1)
+    clip: float = Field(default=1.0, gt=0, le=1000, description="L2 bound of one customer's gradient")
+
+
+class Evaluation(Document):
+    """A histogram of scores (logit scale, ±`range`) for each label: one secure sum, 2 × bins numbers."""
+
+    bins: int = Field(default=40, ge=4, le=1000)
+    range: float = Field(default=5.0, gt=0, le=50)
+
+
+class Privacy(Document):
+    """What one customer pays at most, and the integers that achieve it.
+
+    `sigma_*` are standard deviations of one silo's noise share, `scale_bits_*` the fixed-point scale
+    (value × 2^bits), both for the modulus 2^32.
+    """
+
+    mode: Literal["distributed"] = "distributed"
+    epsilon: float = Field(gt=0, le=100)
+    delta: float = Field(gt=0, lt=1e-3)
+    evaluation_share: float = Field(default=0.15, gt=0, lt=1, description="part of ρ spent on evaluation")
+    scale_bits_train: int = Field(ge=0, le=30)
+    scale_bits_evaluate: int = Field(ge=0, le=30)
+    sigma_train: int = Field(ge=4, lt=2**30)
+    sigma_evaluate: int = Field(ge=4, lt=2**30)
+
+
+class Release(Document):
+    """What may be shown when the study has run: both are post-processing of noisy sums."""
+
+    model: bool = True
+    metrics: bool = True
+
+
+class _Plan(Document):
+    title: str = Field(min_length=1, max_length=200)
+    author: Name
+    purpose: str
+    task: Literal["train"] = "train"
+    table: Table = Table()
+    split: Split = Split()
+    label: Label
+    features: tuple[Feature, ...] = Field(default=RFM, min_length=1, max_length=64)
+    model: Model = Model()
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+    release: Release = Release()
+    trip_seconds: float = Field(default=20.0, ge=0.05, le=3600, description="deadline of one trip")
+
+    @field_validator("features", mode="before")
+    @classmethod
+    def _list(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value
+
+
+class DraftPrivacy(Document):
+    epsilon: float = Field(gt=0, le=100)
+    delta: float = Field(default=1e-5, gt=0, lt=1e-3)
+    evaluation_share: float = Field(default=0.15, gt=0, lt=1)
+
+
+class Draft(_Plan):
+    """What a scientist writes; see `examples/churn.yaml`."""
+
+    privacy: DraftPrivacy
+
+
+class RoundPlan(Document):
+    """One secure sum of a study: its shape and its noise. Same for every silo."""
+
+    round: int
+    task: Literal["train", "evaluate"]
+    dimension: int
+    scale_bits: int
+    sigma: int
+    sensitivity: float = Field(description="L2, integer units, rounding and overlap included")
+
+    def event(self, shares: int) -> DistributedDiscreteGaussian:
+        """What was done to the data if `shares` noise shares are unknown to any adversary."""
+        return DistributedDiscreteGaussian(
+            sensitivity=self.sensitivity, sigma=float(self.sigma), shares=shares, dimension=self.dimension
+        )
+
+
+class Study(_Plan):
+    """A draft fitted to a treaty; its envelope is signed by the author."""
+
+    treaty: Digest
+    created: str
+    nonce: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    privacy: Privacy
+
+    @property
+    def rounds(self) -> int:
+        """Secure sums in all: training rounds, then one of evaluation."""
+        return self.training.rounds + 1
+
+    @property
+    def parameters(self) -> int:
+        """Number of model weights d."""
+        return parameters(self.model, len(self.features))
+
+    def round(self, number: int, treaty: Treaty) -> RoundPlan:
+        """The plan of round 1 … `rounds`."""
+        if not 1 <= number <= self.rounds:
+            raise Refused("UNKNOWN_ROUND", f"the study has rounds 1 to {self.rounds}, not {number}")
+        m = treaty.overlap.max_partners_per_customer
+        if number <= self.training.rounds:
+            d, scale = self.parameters, 2**self.privacy.scale_bits_train
+            one = train_sensitivity(self.training.clip, scale, d)
+            return RoundPlan(
+                round=number,
+                task="train",
+                dimension=d,
+                scale_bits=self.privacy.scale_bits_train,
+                sigma=self.privacy.sigma_train,
+                sensitivity=m * one,
+            )
+        return RoundPlan(
+            round=number,
+            task="evaluate",
+            dimension=2 * self.evaluation.bins,
+            scale_bits=self.privacy.scale_bits_evaluate,
+            sigma=self.privacy.sigma_evaluate,
+            sensitivity=float(m * 2**self.privacy.scale_bits_evaluate),
+        )
+
+    def envelope(self) -> Envelope:
+        return Envelope(KIND, self.model_dump(mode="json"))
+
+
+def parameters(model: Model, features: int) -> int:
+    """Number of weights of a model on `features` inputs."""
+    if model.kind == "logistic_regression":
+        return features + 1
+    return (features + 1) * model.hidden + model.hidden + 1
+
+
+def train_sensitivity(clip: float, scale: int, dimension: int) -> float:
+    """How far, in L2, one customer moves the integer sum: clip × scale, and < 1 per coordinate by rounding."""
+    return clip * scale + math.sqrt(dimension)
+
+
+def least_shares(treaty: Treaty) -> int:
+    """Noise shares sure to be unknown to the adversary: t survivors less c colluders."""
+    return treaty.threshold - treaty.colluders
+
+
+def price(study: Study, treaty: Treaty, *, survivors: dict[int, int] | None = None) -> float:
+    """ε per customer of the whole study at its δ.
+
+    Args:
+        survivors: round → how many silos' vectors were summed; the threshold where a round is absent,
+            which is the most a round can cost.
+    """
+    accountant = ZCDP()
+    for number in range(1, study.rounds + 1):
+        present = (survivors or {}).get(number, treaty.threshold)
+        accountant.compose(study.round(number, treaty).event(present - treaty.colluders))
+    return accountant.epsilon(study.privacy.delta)
+
+
+def _scale_bits(treaty: Treaty, bound: float, sigma_per_unit: float) -> int:
+    """The finest power-of-two scale at which the sum over all silos can't wrap (13 σ: P < 2^-120 a coordinate)."""
+    n = len(treaty.parties)
+    widest = n * treaty.max_cohort * bound + 13 * math.sqrt(n) * sigma_per_unit
+    bits = math.floor(math.log2((2 ** (MODULUS_BITS - 1) - 1) / widest))
+    if bits < 2:
+        raise InputError(
+            f"the sum over {n} silos of up to {treaty.max_cohort} customers does not fit the modulus 2^{MODULUS_BITS}",
+            remedy="lower training.clip, or max_cohort in the treaty",
+        )
+    return min(bits, 20)
+
+
+def resolve(draft: Draft, treaty: Treaty, treaty_digest: str, *, now: datetime | None = None) -> Study:
+    """Fit a draft to a treaty: choose scale and noise so that the study costs at most the draft's ε.
+
+    Raises:
+        InputError: the sum would not fit the modulus.
+    """
+    shares = least_shares(treaty)
+    m = treaty.overlap.max_partners_per_customer
+    rho = epsilon_to_rho(draft.privacy.epsilon, draft.privacy.delta)
+    rho_train = rho * (1 - draft.privacy.evaluation_share) / draft.training.rounds
+    rho_evaluate = rho * draft.privacy.evaluation_share
+    d = parameters(draft.model, len(draft.features))
+
+    def sigma(sensitivity: float, cost: float) -> int:
+        # A hair above Δ/√(2ρ·shares), so that τ (< 1e-30 at these σ) can't push the price over.
+        return math.ceil(sensitivity / math.sqrt(2 * cost * shares) * (1 + 1e-9)) + 1
+
+    clip = draft.training.clip
+    train_bits = _scale_bits(treaty, clip, m * clip / math.sqrt(2 * rho_train * shares) * 1.01)
+    evaluate_bits = min(8, _scale_bits(treaty, 1.0, m / math.sqrt(2 * rho_evaluate * shares) * 1.01))
+    plan: dict[str, Any] = {name: getattr(draft, name) for name in _Plan.model_fields}
+    study = Study(
+        **plan,
+        treaty=treaty_digest,
+        created=(now or datetime.now(UTC)).isoformat(timespec="seconds"),
+        nonce=secrets.token_hex(16),
+        privacy=Privacy(
+            epsilon=draft.privacy.epsilon,
+            delta=draft.privacy.delta,
+            evaluation_share=draft.privacy.evaluation_share,
+            scale_bits_train=train_bits,
+            scale_bits_evaluate=evaluate_bits,
+            sigma_train=sigma(m * train_sensitivity(clip, 2**train_bits, d), rho_train),
+            sigma_evaluate=sigma(float(m * 2**evaluate_bits), rho_evaluate),
+        ),
+    )
+    check_against(study, treaty, treaty_digest)
+    return study
+
+
+def check_against(study: Study, treaty: Treaty, treaty_digest: str) -> None:
+    """Raise unless the treaty permits this study; every node and the server run it.
+
+    Raises:
+        Refused: another treaty, unknown author, purpose not permitted, ε over the cap or over what
+            the study itself declares, noise too small, or a sum that could wrap.
+    """
+    if study.treaty != treaty_digest:
+        raise Refused("OTHER_TREATY", f"the study is under treaty {study.treaty[:12]}, not {treaty_digest[:12]}")
+    treaty.scientist(study.author)
+    terms = treaty.terms(study.purpose)
+    if study.privacy.delta > terms.delta:
+        raise Refused("DELTA_OVER_CAP", f"δ = {study.privacy.delta:g} is over the treaty's {terms.delta:g}")
+    if study.privacy.epsilon > terms.epsilon:
+        raise Refused(
+            "EPSILON_OVER_CAP",
+            f"ε = {study.privacy.epsilon:g} is over the treaty's {terms.epsilon:g} for {study.purpose}",
+            remedy="ask for less: a smaller epsilon means more noise",
+        )
+    cost = price(study, treaty)
+    if not cost <= study.privacy.epsilon:
+        raise Refused(
+            "NOISE_TOO_SMALL",
+            f"the study's noise costs ε = {cost:.4f}, more than the {study.privacy.epsilon:g} it declares",
+        )
+    n = len(treaty.parties)
+    for number in (1, study.rounds):
+        plan = study.round(number, treaty)
+        per_customer = study.training.clip if plan.task == "train" else 1.0
+        widest = n * treaty.max_cohort * (per_customer * 2**plan.scale_bits + 1) + 13 * math.sqrt(n) * plan.sigma
+        if widest >= 2 ** (MODULUS_BITS - 1):
+            raise Refused("SUM_COULD_WRAP", f"the {plan.task} sum could pass 2^{MODULUS_BITS - 1}")
+
+
+def parse(envelope: Envelope) -> Study:
+    """The study in an envelope, its signature not yet checked."""
+    if envelope.kind != KIND:
+        raise InputError(f"a study was expected, this is a {envelope.kind!r}")
+    try:
+        return Study.model_validate(envelope.payload)
+    except ValidationError as error:
+        raise explain(error, "study") from error
+
+
+def verify(envelope: Envelope, treaty: Treaty, treaty_digest: str) -> Study:
+    """The study in an envelope: signed by its author and permitted by the treaty.
+
+    Raises:
+        InputError: malformed. VerificationError: bad signature. Refused: see `check_against`.
+    """
+    study = parse(envelope)
+    envelope.check(KIND, study.author, treaty.scientist(study.author).signing_key)
+    check_against(study, treaty, treaty_digest)
+    return study
+
+
+def load_draft(path: Path) -> Draft:
+    """Read a draft from a YAML file.
+
+    Raises:
+        InputError: unreadable, not YAML, or a field that is unknown or out of range.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not YAML: {error}") from error
+    return draft_from(content, str(path))
+
+
+def draft_from(content: Any, what: str = "study draft") -> Draft:
+    """A draft from parsed YAML or JSON."""
+    try:
+        return Draft.model_validate(_plain(content))
+    except ValidationError as error:
+        raise explain(error, what) from error
+
+
+def _plain(value: Any) -> Any:
+    """YAML's own dates as text, and whole numbers as they are."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
+    return value.isoformat() if isinstance(value, date) else value

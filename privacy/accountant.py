@@ -1,0 +1,88 @@
+"""From events to ε: the one file that knows dp-accounting.
+
+`ZCDP` composes what the theorem of Kairouz, Liu and Steinke gives for a vector of discrete Gaussian
+sums, and converts with dp-accounting's Rényi accountant. PLD would be some 8 % tighter, but it has no
+rule for that event: treating it as a continuous Gaussian is not what the theorem says.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Protocol
+
+from dp_accounting import dp_event
+from dp_accounting.rdp import rdp_privacy_accountant as rdp
+
+from ..errors import InputError
+from .events import DistributedDiscreteGaussian, Event, NonPrivate
+
+# Rényi orders dense enough that ε is within 0.1 % of the best order for 1e-3 ≤ ρ ≤ 10.
+_ORDERS = [1 + x / 20 for x in range(1, 200)] + [11 + x / 4 for x in range(0, 200)] + [61.0 + 2 * x for x in range(200)]
+
+
+class Accountant(Protocol):
+    """The duty of every accountant; `tests/privacy/accountants.py` is its contract suite."""
+
+    def compose(self, event: Event, count: int = 1) -> None:
+        """Add `count` runs of `event`; composing n at once equals n times once."""
+
+    def epsilon(self, delta: float) -> float:
+        """The smallest ε this accountant can prove at `delta`; infinite if anything was not private."""
+
+
+class ZCDP:
+    """Zero-concentrated DP, composed exactly (ρ adds up) and converted by dp-accounting's RDP accountant."""
+
+    def __init__(self, events: Iterable[Event] = ()) -> None:
+        self._rho = 0.0
+        self._non_private = False
+        for event in events:
+            self.compose(event)
+
+    @property
+    def rho(self) -> float:
+        """The ρ spent; infinite if anything was not private."""
+        return math.inf if self._non_private else self._rho
+
+    def compose(self, event: Event, count: int = 1) -> None:
+        if count < 0:
+            raise InputError(f"{count} runs of an event can't be composed")
+        if isinstance(event, NonPrivate):
+            self._non_private = self._non_private or count > 0
+        elif isinstance(event, DistributedDiscreteGaussian):
+            self._rho += count * event.rho
+        else:
+            raise InputError(f"this accountant has no rule for {type(event).__name__}")
+
+    def epsilon(self, delta: float) -> float:
+        _check_delta(delta)
+        return math.inf if self._non_private else rho_to_epsilon(self._rho, delta)
+
+
+def rho_to_epsilon(rho: float, delta: float) -> float:
+    """ε at `delta` of ρ-zCDP, by dp-accounting's conversion (Canonne, Kamath, Steinke 2020, Prop. 12)."""
+    if rho < 0 or math.isnan(rho):
+        raise InputError(f"rho must not be negative, it is {rho}")
+    if rho == 0:
+        return 0.0
+    accountant = rdp.RdpAccountant(_ORDERS)
+    accountant.compose(dp_event.ZCDpEvent(rho))
+    return float(accountant.get_epsilon(delta))
+
+
+def epsilon_to_rho(epsilon: float, delta: float) -> float:
+    """The largest ρ whose ε at `delta` is at most `epsilon` (bisection; the result never exceeds it)."""
+    _check_delta(delta)
+    if not (math.isfinite(epsilon) and epsilon > 0):
+        raise InputError(f"epsilon must be positive and finite, not {epsilon}")
+    low, high = 0.0, max(epsilon, 1e-9)  # ρ-zCDP implies ε > ρ
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if rho_to_epsilon(middle, delta) <= epsilon else (low, middle)
+    return low
+
+
+def _check_delta(delta: float) -> None:
+    if not 0 < delta < 1:
+        raise InputError(f"delta must lie in (0, 1), not {delta}")

@@ -1,0 +1,49 @@
+"""One customer's contribution, bounded in L2 and put on an integer grid."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import InputError
+from .noise import Keystream
+
+
+def clipped_sum(
+    contributions: npt.NDArray[np.float64], clip: float, scale: int, stream: Keystream
+) -> npt.NDArray[np.int64]:
+    """The exact integer sum of every customer's clipped, scaled, stochastically rounded vector.
+
+    Each row is scaled to L2 norm at most `clip`, multiplied by `scale`, and rounded without bias by a
+    uniform dither from a cipher. Rounding moves a coordinate by less than 1, so adding or removing one
+    customer moves the sum by at most clip·scale + √d in L2, whatever the others are: integer addition
+    has no rounding of its own.
+
+    Args:
+        contributions: shape (customers, d), one row a customer.
+
+    Returns:
+        shape (d,), int64; zeros if there is no customer.
+
+    Raises:
+        InputError: a non-finite number.
+    """
+    if contributions.ndim != 2:
+        raise InputError("contributions must have one row a customer")
+    if not np.isfinite(contributions).all():
+        raise InputError("a customer's contribution is not finite; look for missing or infinite values in the table")
+    n, d = contributions.shape
+    if n == 0:
+        return np.zeros(d, np.int64)
+    # Dividing by the largest entry first keeps the norm of huge rows finite.
+    peak = np.maximum(np.abs(contributions).max(axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    norms = peak * np.linalg.norm(contributions / peak, axis=1, keepdims=True)
+    factors = np.where(norms > clip, clip / np.maximum(norms, clip), 1.0)
+    integers = np.floor(contributions * factors * scale + stream.unit((n, d))).astype(np.int64)
+    bound = clip * scale + math.sqrt(d)
+    if float(np.sqrt((integers.astype(np.float64) ** 2).sum(axis=1)).max()) > bound * (1 + 1e-12):
+        raise InputError("a clipped contribution exceeds its bound")  # can't happen; refusing is cheap
+    total: npt.NDArray[np.int64] = integers.sum(axis=0, dtype=np.int64)
+    return total

@@ -1,0 +1,56 @@
+"""What a silo has done, on disk, so that it does nothing twice (across restarts too).
+
+Every step is written and synced *before* its message may leave.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Literal
+
+from ...errors import Refused
+
+Step = Literal["set-up", "upload", "answer"]
+
+
+class Journal:
+    """Once-only steps in an SQLite file; a second try at a step is refused."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with closing(self._connect()) as connection, connection:
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS done (study TEXT NOT NULL, run TEXT NOT NULL, step TEXT NOT NULL,"
+                " number INTEGER NOT NULL, detail TEXT NOT NULL, PRIMARY KEY (study, run, step, number)) STRICT"
+            )
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self._path, timeout=30)
+        connection.execute("PRAGMA synchronous=FULL")
+        return connection
+
+    def once(self, study: str, run: str, step: Step, number: int, detail: str = "") -> None:
+        """Record a step durably.
+
+        Raises:
+            Refused: it was done before.
+        """
+        try:
+            with closing(self._connect()) as connection, connection:
+                connection.execute("INSERT INTO done VALUES (?, ?, ?, ?, ?)", (study, run, step, number, detail))
+        except sqlite3.IntegrityError as error:
+            raise Refused(
+                "ALREADY_DONE", f"{step} {number} of run {run}: this silo has done it before and does it once only"
+            ) from error
+
+    def done(self, study: str, run: str, step: Step, number: int) -> str | None:
+        """The detail recorded with a step, or None if it was never taken."""
+        with closing(self._connect()) as connection:
+            row = connection.execute(
+                "SELECT detail FROM done WHERE study = ? AND run = ? AND step = ? AND number = ?",
+                (study, run, step, number),
+            ).fetchone()
+        return None if row is None else str(row[0])
