@@ -226,7 +226,7 @@ class Study(_Plan):
             raise Refused("UNKNOWN_ROUND", f"the study has rounds 1 to {self.rounds}, not {number}")
         m = treaty.overlap.max_partners_per_customer
         if number <= self.training.rounds:
-            d, scale = self.parameters, 2**self.privacy.scale_bits_train
+            d, scale = self.parameters + 1, 2**self.privacy.scale_bits_train  # + 1: the count of customers
             one = train_sensitivity(self.training.clip, scale, d)
             return RoundPlan(
                 round=number,
@@ -249,6 +249,15 @@ class Study(_Plan):
         return Envelope(KIND, self.model_dump(mode="json"))
 
 
+COUNT_SHARE = 0.25
+"""Behind every gradient travels a constant of this part of the clip, so that its sum counts customers."""
+
+
+def row_bound(clip: float) -> float:
+    """L2 bound of one customer's row in training: its gradient's clip and the constant together (+3 %)."""
+    return clip * math.sqrt(1 + COUNT_SHARE**2)
+
+
 def parameters(model: Model, features: int) -> int:
     """Number of weights of a model on `features` inputs."""
     if model.kind == "logistic_regression":
@@ -257,8 +266,8 @@ def parameters(model: Model, features: int) -> int:
 
 
 def train_sensitivity(clip: float, scale: int, dimension: int) -> float:
-    """How far, in L2, one customer moves the integer sum: clip × scale, and < 1 per coordinate by rounding."""
-    return clip * scale + math.sqrt(dimension)
+    """How far, in L2, one customer moves the integer sum: its bound × scale, and < 1 per coordinate by rounding."""
+    return row_bound(clip) * scale + math.sqrt(dimension)
 
 
 def least_shares(treaty: Treaty) -> int:
@@ -304,14 +313,15 @@ def resolve(draft: Draft, treaty: Treaty, treaty_digest: str, *, now: datetime |
     rho = epsilon_to_rho(draft.privacy.epsilon, draft.privacy.delta)
     rho_train = rho * (1 - draft.privacy.evaluation_share) / draft.training.rounds
     rho_evaluate = rho * draft.privacy.evaluation_share
-    d = parameters(draft.model, len(draft.features))
+    d = parameters(draft.model, len(draft.features)) + 1
 
     def sigma(sensitivity: float, cost: float) -> int:
         # A hair above Δ/√(2ρ·shares), so that τ (< 1e-30 at these σ) can't push the price over.
         return math.ceil(sensitivity / math.sqrt(2 * cost * shares) * (1 + 1e-9)) + 1
 
     clip = draft.training.clip
-    train_bits = _scale_bits(treaty, clip, m * clip / math.sqrt(2 * rho_train * shares) * 1.01)
+    bound = row_bound(clip)
+    train_bits = _scale_bits(treaty, bound, m * bound / math.sqrt(2 * rho_train * shares) * 1.01)
     evaluate_bits = min(8, _scale_bits(treaty, 1.0, m / math.sqrt(2 * rho_evaluate * shares) * 1.01))
     plan: dict[str, Any] = {name: getattr(draft, name) for name in _Plan.model_fields}
     study = Study(
@@ -361,7 +371,7 @@ def check_against(study: Study, treaty: Treaty, treaty_digest: str) -> None:
     n = len(treaty.parties)
     for number in (1, study.rounds):
         plan = study.round(number, treaty)
-        per_customer = study.training.clip if plan.task == "train" else 1.0
+        per_customer = row_bound(study.training.clip) if plan.task == "train" else 1.0
         widest = n * treaty.max_cohort * (per_customer * 2**plan.scale_bits + 1) + 13 * math.sqrt(n) * plan.sigma
         if widest >= 2 ** (MODULUS_BITS - 1):
             raise Refused("SUM_COULD_WRAP", f"the {plan.task} sum could pass 2^{MODULUS_BITS - 1}")

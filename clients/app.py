@@ -1,0 +1,269 @@
+"""The node's Flower ClientApp: the node calls it, and so does a simulation.
+
+It answers five messages (see `federation.messages`) and nothing else. Whatever fails becomes a `Refusal`:
+the reason goes into the node's own audit log in full, and to the server only as far as it says nothing
+about the silo's data.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from uuid import UUID, uuid4
+
+import numpy as np
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from ..compliance.auditlog.log import AuditLog
+from ..compliance.lineage import Dataset as Table
+from ..compliance.lineage import Lineage, privacy_facet
+from ..documents import Envelope
+from ..errors import FoedusError, ProtocolError, Refused, VerificationError
+from ..federation import messages as m
+from ..federation.study import price
+from ..privacy.accountant import ZCDP
+from ..privacy.events import to_json
+from ..privacy.noise import discrete_gaussian
+from ..privacy.secagg import masks
+from ..privacy.secagg.client import Silo
+from ..privacy.secagg.journal import Journal
+from ..privacy.secagg.keys import Context as BatchContext
+from .features import Side
+from .guard import Guard, Permit
+from .home import Home
+from .trainer import Sampler, Trainer
+
+RECEIPT = "receipt"
+PRODUCER = "https://foedus.invalid/foedus-node"
+_MESSAGES = frozenset(f"query.{action}" for action in ("keys", "shares", "vector", "answer", "receipt"))
+_log = logging.getLogger("foedus.node")
+# Refusals whose sentence is about the treaty and the study alone, so the server may read it.
+_TELLABLE = frozenset(
+    {
+        "APPROVAL_MISSING",
+        "DELTA_OVER_CAP",
+        "EPSILON_OVER_CAP",
+        "NOISE_TOO_SMALL",
+        "NO_SET_UP",
+        "OTHER_TREATY",
+        "PURPOSE_NOT_PERMITTED",
+        "SELF_APPROVAL",
+        "STUDY_REJECTED",
+        "SUM_COULD_WRAP",
+        "TOO_FEW_SILOS",
+        "UNKNOWN_MESSAGE",
+        "UNKNOWN_AUTHOR",
+        "UNKNOWN_ROUND",
+    }
+)
+
+
+@dataclass
+class _Run:
+    permit: Permit
+    trainer: Trainer
+    silo: Silo
+    lineage_id: UUID
+    reserved: dict[int, int] = field(default_factory=dict)  # round -> its line in the ledger
+    settled: dict[int, dict[str, object]] = field(default_factory=dict)
+
+
+class SiloApp:
+    """One silo's side of every study. Call it with a Flower message and context."""
+
+    def __init__(self, home: Home, *, sampler: Sampler = discrete_gaussian) -> None:
+        self.home = home
+        self.guard = Guard(home)
+        self.journal = Journal(home.path / "journal.db")
+        self.audit = AuditLog(home.path / "audit.db", f"foedus node {home.party}")
+        self.lineage = Lineage(home.path / "lineage.jsonl", f"foedus://{home.party}", PRODUCER)
+        self._sampler = sampler
+        self._runs: dict[tuple[str, int], _Run] = {}
+        self._app = ClientApp()
+        for action, step in (
+            ("keys", self._keys),
+            ("shares", self._shares),
+            ("vector", self._vector),
+            ("answer", self._answer),
+            ("receipt", self._receipt),
+        ):
+            self._app.query(action)(self._guarded(action, step))
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        kind = message.metadata.message_type
+        if kind not in _MESSAGES:
+            refusal = self._refuse(kind, Refused("UNKNOWN_MESSAGE", f"{kind!r} is no message of foedus"))
+            return Message(refusal.record(), reply_to=message)
+        return self._app(message, context)
+
+    def _guarded(
+        self, action: str, step: Callable[[Message], tuple[m.Content, bytes]]
+    ) -> Callable[[Message, Context], Message]:
+        def answer(message: Message, context: Context) -> Message:
+            try:
+                content, data = step(message)
+            except FoedusError as error:
+                content, data = self._refuse(action, error), b""
+            except Exception:
+                # A fault of ours: no reply but Flower's error; the traceback stays in this process' log.
+                _log.exception("the node failed while answering %r", action)
+                self.audit.append(self.home.party, "node.failed", action, {})
+                raise
+            record = content.record(data)
+            sizes = {k: len(v) for k, v in record.config_records[m.RECORD].items() if isinstance(v, bytes)}
+            self.audit.append(self.home.party, "sent", content.action, {"bytes": sum(sizes.values())})
+            return Message(record, reply_to=message)
+
+        return answer
+
+    def _refuse(self, action: str, error: FoedusError) -> m.Refusal:
+        code = error.code if isinstance(error, Refused) else _code(error)
+        tellable = isinstance(error, VerificationError) or code in _TELLABLE
+        said = error.message if tellable else "the node refuses; its own audit log holds the reason"
+        _log.warning("refused %r: %s: %s", action, code, error.message)
+        self.audit.append(self.home.party, "refused", action, {"code": code, "reason": error.message})
+        try:
+            size = self.guard.log_size
+        except FoedusError:
+            size = 0
+        return m.Refusal(code=code, message=said[:2000], log_size=size)
+
+    def _keys(self, message: Message) -> tuple[m.Content, bytes]:
+        request, _ = m.KeysRequest.read(message)
+        permit = self.guard.admit(request)
+        study, treaty = permit.study, self.guard.treaty
+        context = BatchContext(
+            treaty=self.guard.treaty_digest,
+            study=permit.digest,
+            run=request.run,
+            batch=request.batch,
+            rounds=tuple(request.rounds),
+        )
+        silo = Silo(self.home.party, self.guard.identity, self.guard.roster, context, self.journal)
+        trainer = Trainer(self.home, study, len(treaty.parties), treaty.retention_days, self._sampler)
+        # A first look at the cohort, so that a table that can't serve is refused before keys are made.
+        self.guard.check_size(len(trainer.dataset("train", self.guard.cohort(permit)).customers))
+        self.guard.check_size(len(trainer.dataset("test", self.guard.cohort(permit)).customers))
+        keys = silo.advertise()
+        run = _Run(permit, trainer, silo, uuid4())
+        self._runs[(request.run, request.batch)] = run
+        self.audit.append(
+            self.home.party,
+            "study.accepted",
+            permit.digest,
+            {"run": request.run, "title": study.title, "purpose": study.purpose, "epsilon": price(study, treaty)},
+        )
+        self._emit(run, "START")
+        return m.KeysReply(keys=keys.to_json(), log_size=self.guard.log_size), b""
+
+    def _shares(self, message: Message) -> tuple[m.Content, bytes]:
+        request, _ = m.SharesRequest.read(message)
+        run = self._run(request.run, request.batch)
+        boxes = run.silo.share([Envelope.from_json(k) for k in request.keys])
+        return m.SharesReply(boxes=m.boxes_to_json(boxes)), b""
+
+    def _vector(self, message: Message) -> tuple[m.Content, bytes]:
+        request, data = m.VectorRequest.read(message)
+        run = self._run(request.run, request.batch)
+        guard, permit = self.guard, run.permit
+        plan = permit.study.round(request.round, guard.treaty)
+        if len(data) != 8 * permit.study.parameters:
+            raise ProtocolError(f"round {plan.round}: the model has the wrong size")
+        weights = np.frombuffer(data, "<f8").astype(np.float64)
+        if request.boxes is not None:
+            run.silo.receive(m.boxes_from_json(request.boxes))
+        guard.check_approvals(permit)  # 1
+        guard.advance_log(request.log)  # 2
+        cohort = guard.cohort(permit)  # 3
+        side: Side = "train" if plan.task == "train" else "test"
+        ref = guard.reserve(permit, plan)  # 4
+        try:
+            dataset = run.trainer.dataset(side, cohort)  # 5
+            guard.check_size(len(dataset.customers))
+            words = run.trainer.contribution(plan, dataset, weights)  # 6, 7
+            masked, header = run.silo.mask(plan.round, words, task=plan.task)
+        except BaseException:
+            context = run.silo.context
+            if self.journal.done(context.study, context.run, "upload", plan.round) is None:
+                guard.ledger.abort(ref)
+            raise
+        run.reserved[plan.round] = ref
+        # From here on it counts as uploaded: the reservation stands whatever becomes of the reply.
+        return m.VectorReply(header=header.to_json(), log_size=guard.log_size), masks.to_wire(masked)
+
+    def _answer(self, message: Message) -> tuple[m.Content, bytes]:
+        request, _ = m.AnswerRequest.read(message)
+        run = self._run(request.run, request.batch)
+        least = self.guard.treaty.min_silos
+        if len(set(request.survivors)) < least:
+            raise Refused("TOO_FEW_SILOS", f"a sum over fewer than {least} silos is not opened under this treaty")
+        statement, seeds, mask_keys = run.silo.answer(request.round, request.survivors)
+        plan = run.permit.study.round(request.round, self.guard.treaty)
+        self.guard.settle(run.reserved[request.round], plan, request.survivors)
+        event = plan.event(len(request.survivors) - self.guard.treaty.colluders)
+        run.settled[request.round] = {"round": request.round, "task": plan.task, **to_json(event)}
+        return (
+            m.AnswerReply(
+                statement=statement.to_json(), seeds=m.boxes_to_json(seeds), mask_keys=m.boxes_to_json(mask_keys)
+            ),
+            b"",
+        )
+
+    def _receipt(self, message: Message) -> tuple[m.Content, bytes]:
+        request, _ = m.ReceiptRequest.read(message)
+        found = [run for (name, _), run in sorted(self._runs.items()) if name == request.run]
+        if not found:
+            raise Refused("NO_SET_UP", f"run {request.run} was never set up with this node")
+        head = self.guard.advance_log(request.log)
+        permit = found[-1].permit
+        delta = permit.study.privacy.delta
+        ledger = self.guard.ledger
+        paid = ZCDP(ledger.events(study=permit.digest)).epsilon(delta)
+        last = ledger.head
+        receipt = Envelope(
+            RECEIPT,
+            {
+                "silo": self.home.party,
+                "treaty": self.guard.treaty_digest,
+                "study": permit.digest,
+                "run": request.run,
+                "rounds": [settled for run in found for _, settled in sorted(run.settled.items())],
+                "epsilon": paid,
+                "delta": delta,
+                "ledger": {"size": last.size, "hash": last.hash},
+                "log": {"size": head.size, "root": head.root.hex()},
+            },
+        ).signed(self.home.party, self.guard.identity)
+        self._emit(found[-1], "COMPLETE")
+        return m.ReceiptReply(receipt=receipt.to_json(), log_size=head.size), b""
+
+    def _run(self, run: str, batch: int) -> _Run:
+        found = self._runs.get((run, batch))
+        if found is None:
+            raise Refused("NO_SET_UP", f"run {run}, batch {batch}: not set up with this node since it started")
+        return found
+
+    def _emit(self, run: _Run, event: str) -> None:
+        study = run.permit.study
+        facet = privacy_facet(
+            purpose=study.purpose,
+            study=run.permit.digest,
+            mode="distributed",
+            epsilon=self.guard.ledger.epsilon(study.privacy.delta, study=run.permit.digest),
+            delta=study.privacy.delta,
+        )
+        self.lineage.emit(
+            run.lineage_id,
+            f"study {run.permit.digest[:12]}",
+            "START" if event == "START" else "COMPLETE",
+            inputs=[Table(study.table.name), Table(f"consent {study.purpose}")],
+            outputs=[Table(f"masked updates {run.permit.digest[:12]}")],
+            facets={"foedus_privacy": facet},
+        )
+
+
+def _code(error: FoedusError) -> str:
+    names = {"ProtocolError": "PROTOCOL", "VerificationError": "VERIFICATION", "InputError": "INPUT"}
+    return names.get(type(error).__name__, "REFUSED")

@@ -1,0 +1,604 @@
+"""A node as one process on Flower's Fleet API; the one client-side file that knows Flower's internals.
+
+Stock Flower runs whatever app bundle the server sends, in a new process per message. This loop takes
+messages, calls *installed* code and pushes the reply; it never asks for a bundle (no ``get-fab``). It
+speaks Flower 1.41's wire format directly over httpx, because Flower's own connection ends the process
+on errors (``sys.exit``, SIGINT), follows redirects and reads replies of any size.
+
+A message's content travels one of two ways, and the reply goes the way its instruction came:
+
+- *inline*: inside the message, as `server.superlink.quicken` sends it. Two requests a message.
+- *objects*: Flower's own way, one object per record. Eight requests a message.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import fcntl
+import logging
+import os
+import random
+import ssl
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.app.message import make_message, remove_content_from_message
+from flwr.common.constant import TIMESTAMP_HEADER, ErrorCode
+from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.proto.fleet_pb2 import (
+    ActivateNodeRequest,
+    ActivateNodeResponse,
+    DeactivateNodeRequest,
+    DeactivateNodeResponse,
+    PullMessagesRequest,
+    PullMessagesResponse,
+    PushMessagesRequest,
+    PushMessagesResponse,
+)
+from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest, SendNodeHeartbeatResponse
+from flwr.proto.message_pb2 import (
+    ConfirmMessageReceivedRequest,
+    ConfirmMessageReceivedResponse,
+    ObjectTree,
+    PullObjectRequest,
+    PullObjectResponse,
+    PushObjectRequest,
+    PushObjectResponse,
+)
+from flwr.proto.node_pb2 import Node
+from flwr.supercore.constant import (
+    FLEET_HTTP_PUBLIC_KEY_HEADER,
+    FLEET_HTTP_SIGNATURE_HEADER,
+    VERSION_INCOMPATIBILITY_MESSAGE_METADATA_KEY,
+)
+from flwr.supercore.date import now
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    get_object_tree,
+    iterate_object_tree,
+    no_object_id_recompute,
+)
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
+from flwr.supercore.runtime_version_compatibility import RuntimeVersionMetadata
+from google.protobuf.message import DecodeError
+
+from ..documents import read_private_file, write_private_file
+from ..errors import InputError, Unreachable
+
+Handler = Callable[[Message, Context], Message]
+Listener = Callable[[str, dict[str, object]], None]
+
+MAX_MESSAGE = 256 * 2**20  # bytes of one message, either way
+INLINE_REPLY = 8 * 2**20  # bytes; a larger reply goes as objects
+FAILED = "the node failed; see its own log"
+
+_HOLD = 2.0  # seconds the gateway may hold a question for messages; also how late `stop` may be noticed
+_HEARTBEAT = 10.0  # seconds, Flower's minimum; a dead node is noticed after two of them
+_SIGNATURE_AGE = 2.0  # seconds for which one signed timestamp is used (Flower accepts it for 300)
+_BACKOFF = (0.25, 10.0)  # seconds: first and longest wait between attempts to reach a lost server
+_OBJECT_WAIT = 60.0  # seconds to wait for an object that is announced but not uploaded yet
+_MAX_OBJECTS = 10_000
+_CONTEXTS = 32  # runs whose state is kept
+_NO_CONTENT = Error(code=ErrorCode.UNKNOWN)
+_GONE = (408, 429, 502, 503, 504)  # the gateway or the SuperLink is not there now
+
+_log = logging.getLogger("foedus.node")
+
+
+@dataclass(frozen=True)
+class FleetLink:
+    """Where the gateway listens, and what proves either side to the other.
+
+    Args:
+        address: ``host:port`` of the gateway.
+        root_certificates: PEM file of the CA that signed the gateway's certificate.
+        node_key: OpenSSH EC private key file, mode 0600. Beside it the node keeps ``<node_key>.id``.
+    """
+
+    address: str
+    root_certificates: Path
+    node_key: Path
+
+
+class _Lost(Exception):
+    """The server can't be reached now, or has forgotten this node: attach again."""
+
+
+class _Untrusted(_Lost):
+    """The server's certificate does not lead to our root certificate."""
+
+
+class _Denied(Exception):
+    """The server does not allow this request.
+
+    Args:
+        status: its HTTP status; 403 where the run is over.
+    """
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"HTTP status {status}")
+        self.status = status
+
+
+class _TooLarge(Exception):
+    """A message beyond `MAX_MESSAGE`."""
+
+
+def generate_node_key(path: Path) -> bytes:
+    """Write a new node key (OpenSSH, EC P-384, mode 0600) and return its public key as PEM.
+
+    Raises:
+        InputError: `path` exists already.
+    """
+    key = ec.generate_private_key(ec.SECP384R1())
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+    )
+    write_private_file(path, private)
+    return _public_pem(key)
+
+
+def node_public_key(path: Path) -> bytes:
+    """The public key of a node key file as PEM SubjectPublicKeyInfo: what the server registers.
+
+    Raises:
+        InputError: missing, readable by others, or not an EC P-384 key.
+    """
+    return _public_pem(_load_key(path))
+
+
+def _load_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    raw = read_private_file(path)
+    try:
+        key = serialization.load_ssh_private_key(raw, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise InputError(f"{path}: not an OpenSSH private key without a passphrase") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP384R1):
+        raise InputError(f"{path}: not an EC P-384 key", remedy="ssh-keygen -t ecdsa -b 384 -N '' -f FILE")
+    return key
+
+
+def _public_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+
+
+def serve(
+    link: FleetLink,
+    app: Handler,
+    *,
+    stop: threading.Event,
+    on_event: Listener | None = None,
+    poll: float = 0.05,
+    idle_poll: float = 0.25,
+) -> None:
+    """Answer messages until `stop` is set; a lost server is waited for.
+
+    Args:
+        link: the gateway and the keys.
+        app: called with one message at a time and the context of its run, whose state lives in memory only.
+        stop: ends the loop; looked at between messages and while waiting, so within some two seconds.
+        on_event: told ``attached``, ``lost``, ``answered`` and ``failed``, from this thread.
+        poll: seconds between questions right after activity, growing to `idle_poll`. They matter only where
+            the gateway does not hold questions until there is a message.
+        idle_poll: the longest wait between questions.
+
+    Raises:
+        Unreachable: the server refuses this node, or at first contact its certificate is not the CA's.
+        InputError: the key or the CA file is unusable, or another process serves this key.
+    """
+    key = _load_key(link.node_key)
+    with _claimed(link.node_key) as id_file, _Connection(link, key) as connection:
+        node = _Node(link, connection, id_file, app, on_event or (lambda _name, _detail: None))
+        node.run(stop, poll, max(poll, idle_poll))
+
+
+@contextlib.contextmanager
+def _claimed(node_key: Path) -> Iterator[Path]:
+    """Hold ``<node_key>.id``: one process per key, and the id the server gave it, kept over restarts.
+
+    Flower refuses to activate a node it believes online, so a node that crashed would have to wait
+    until its heartbeats expire. Knowing its id, it simply sends the next heartbeat.
+    """
+    path = node_key.with_name(node_key.name + ".id")
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(
+                f"{node_key}: another process on this machine serves this key",
+                remedy="stop it first: two nodes with one key would take each other's messages",
+            ) from error
+        yield path
+    finally:
+        os.close(descriptor)
+
+
+class _Connection:
+    """Signed protobuf requests to one gateway; threads may share it."""
+
+    def __init__(self, link: FleetLink, key: ec.EllipticCurvePrivateKey) -> None:
+        self._key = key
+        self.public_pem = _public_pem(key)
+        self._signed = (float("-inf"), "", "")
+        self._signing = threading.Lock()
+        self._warned = False
+        self._headers = {
+            **dict(RuntimeVersionMetadata.from_local_component("SuperNode").as_metadata()),
+            FLEET_HTTP_PUBLIC_KEY_HEADER: base64.b64encode(self.public_pem).decode(),
+            "content-type": PROTOBUF_MEDIA_TYPE,
+            "accept": PROTOBUF_MEDIA_TYPE,
+            "accept-encoding": "identity",  # a compressed reply could unpack to any size
+        }
+        self._base = f"https://{link.address}/v1/fleet/"
+        try:
+            self._tls = ssl.create_default_context(cafile=str(link.root_certificates))
+        except (OSError, ssl.SSLError) as error:
+            raise InputError(f"{link.root_certificates}: not a readable PEM certificate") from error
+        self._tls.minimum_version = ssl.TLSVersion.TLSv1_3
+        self._client = self._open()
+
+    def _open(self) -> httpx.Client:
+        # no redirects: a signed request goes where the link says and nowhere else
+        return httpx.Client(verify=self._tls, timeout=httpx.Timeout(60.0, connect=10.0), follow_redirects=False)
+
+    def reopen(self) -> None:
+        """Forget the pooled connections."""
+        old, self._client = self._client, self._open()
+        old.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._client.close()
+
+    def _signature(self) -> dict[str, str]:
+        # Flower signs nothing but the time (TLS protects the rest), so one signature serves a burst of requests
+        with self._signing:
+            made, timestamp, signature = self._signed
+            if time.monotonic() - made > _SIGNATURE_AGE:
+                timestamp = now().isoformat()
+                raw = self._key.sign(timestamp.encode("ascii"), ec.ECDSA(hashes.SHA256()))
+                signature = base64.b64encode(raw).decode()
+                self._signed = (time.monotonic(), timestamp, signature)
+            return {TIMESTAMP_HEADER: timestamp, FLEET_HTTP_SIGNATURE_HEADER: signature}
+
+    def call(
+        self, route: str, request: Any, response_type: Any, *, timeout: float | None = None, wait: float = 0.0
+    ) -> Any:
+        """One request; `route` is the last part of its path, `wait` how many seconds it may be held.
+
+        Raises:
+            _Lost: no answer, or none that makes sense.
+            _Denied: an answer, and it is no.
+            _TooLarge: the answer is beyond `MAX_MESSAGE`.
+        """
+        try:
+            with self._client.stream(
+                "POST",
+                self._base + route,
+                content=request.SerializeToString(deterministic=True),
+                headers={**self._headers, **self._signature(), **({"foedus-wait": str(wait)} if wait else {})},
+                timeout=timeout if timeout is not None else httpx.USE_CLIENT_DEFAULT,
+            ) as response:
+                self._warn(response)
+                if response.status_code != 200:
+                    if response.status_code in _GONE:
+                        raise _Lost(f"HTTP status {response.status_code}")
+                    raise _Denied(response.status_code)
+                body = bytearray()
+                for chunk in response.iter_raw():
+                    body += chunk
+                    if len(body) > MAX_MESSAGE + 2**20:  # the envelope around a message
+                        raise _TooLarge
+        except (httpx.HTTPError, httpx.StreamError, RuntimeError) as error:  # RuntimeError: closed by reopen()
+            if isinstance(_root(error), ssl.SSLCertVerificationError):
+                raise _Untrusted(str(_root(error))) from error
+            raise _Lost(str(error) or type(error).__name__) from error
+        try:
+            return response_type.FromString(bytes(body))
+        except DecodeError as error:
+            raise _Lost("an answer that is not Flower's") from error
+
+    def _warn(self, response: httpx.Response) -> None:
+        text = response.headers.get(VERSION_INCOMPATIBILITY_MESSAGE_METADATA_KEY)
+        if text and not self._warned:
+            self._warned = True
+            _log.warning("the server's Flower differs from this node's: %s", text)
+
+
+def _root(error: BaseException) -> BaseException:
+    seen = error
+    while (inner := seen.__cause__ or seen.__context__) is not None:
+        seen = inner
+    return seen
+
+
+@dataclass(frozen=True)
+class _Reply:
+    """An answer on its way: kept until the server has it or no longer wants it."""
+
+    message: Message
+    instruction_id: str
+    inline: bool
+    seconds: float
+
+
+class _Node:
+    """The loop of one node: attach, ask, answer."""
+
+    def __init__(
+        self, link: FleetLink, connection: _Connection, id_file: Path, app: Handler, on_event: Listener
+    ) -> None:
+        self._link = link
+        self._connection = connection
+        self._id_file = id_file
+        self._app = app
+        self._on_event = on_event
+        self._node_id = self._known_id()
+        self._attached = False
+        self._contexts: OrderedDict[int, Context] = OrderedDict()
+        self._reply: _Reply | None = None
+
+    def run(self, stop: threading.Event, poll: float, idle_poll: float) -> None:
+        backoff, ever = _BACKOFF[0], False
+        quiet = threading.Event()
+        heartbeat = threading.Thread(target=self._beat, args=(quiet,), name="heartbeat", daemon=True)
+        heartbeat.start()
+        try:
+            while not stop.is_set():
+                try:
+                    self._attach()
+                    ever = True
+                    self._deliver()
+                    wait = poll
+                    while not stop.is_set():
+                        asked = time.monotonic()
+                        if self._answer_next() or time.monotonic() - asked > _HOLD / 2:
+                            wait = poll  # answered, or held by the gateway: ask again at once
+                        else:
+                            stop.wait(wait)
+                            wait = min(wait * 1.2, idle_poll)
+                        backoff = _BACKOFF[0]
+                except _Untrusted as error:
+                    if not ever:
+                        raise Unreachable(
+                            f"{self._link.address}: the server's certificate is not to be trusted ({error})",
+                            remedy=f"check the address and that {self._link.root_certificates} is the server's CA",
+                        ) from error
+                    backoff = self._pause(stop, backoff, error)
+                except (_Lost, _Denied) as error:
+                    backoff = self._pause(stop, backoff, error)
+        finally:
+            quiet.set()
+            if self._attached:
+                with contextlib.suppress(_Lost, _Denied, _TooLarge):
+                    request = DeactivateNodeRequest(node_id=self._node_id)
+                    self._connection.call("deactivate-node", request, DeactivateNodeResponse, timeout=3.0)
+            heartbeat.join(timeout=6.0)
+
+    def _pause(self, stop: threading.Event, backoff: float, error: Exception) -> float:
+        _log.warning("%s: lost (%s); trying again in %.1f s", self._link.address, error, backoff)
+        self._on_event("lost", {"reason": str(error)})
+        self._attached = False
+        stop.wait(backoff * random.uniform(0.8, 1.2))  # noqa: S311 - spreads the nodes, guards nothing
+        self._connection.reopen()
+        return min(backoff * 2, _BACKOFF[1])
+
+    # --- being known to the server
+
+    def _known_id(self) -> int:
+        with contextlib.suppress(OSError, ValueError):
+            return int(self._id_file.read_text())
+        return 0
+
+    def _heartbeat(self) -> bool:
+        request = SendNodeHeartbeatRequest(node=Node(node_id=self._node_id), heartbeat_interval=_HEARTBEAT)
+        answer = self._connection.call("send-node-heartbeat", request, SendNodeHeartbeatResponse, timeout=5.0)
+        return bool(answer.success)
+
+    def _beat(self, quiet: threading.Event) -> None:
+        # a thread, because one message may take an hour; failures are the loop's to notice
+        while not quiet.wait(_HEARTBEAT * 0.8):
+            if self._attached:
+                with contextlib.suppress(_Lost, _Denied, _TooLarge):
+                    self._heartbeat()
+
+    def _attach(self) -> None:
+        if self._node_id:
+            with contextlib.suppress(_Denied):
+                if self._heartbeat():
+                    self._up()
+                    return
+        request = ActivateNodeRequest(public_key=self._connection.public_pem, heartbeat_interval=_HEARTBEAT)
+        try:
+            self._node_id = self._connection.call("activate-node", request, ActivateNodeResponse).node_id
+        except _Denied as error:
+            raise self._refused(error.status) from error
+        self._id_file.write_text(str(self._node_id))
+        self._up()
+
+    def _up(self) -> None:
+        self._attached = True
+        _log.info("%s: attached as node %d", self._link.address, self._node_id)
+        self._on_event("attached", {"node_id": self._node_id})
+
+    def _refused(self, status: int) -> Unreachable:
+        where, key = self._link.address, self._link.node_key
+        if status == 401:
+            return Unreachable(
+                f"{where}: the server does not accept this node's signature",
+                remedy="set this machine's clock: it may be five minutes off at most",
+            )
+        if status == 412:
+            return Unreachable(
+                f"{where}: the server does not know this node's key ({key}), or it is in use elsewhere",
+                remedy="have the server's operator register this key's public half; "
+                "if it is registered, stop the other node that uses it",
+            )
+        return Unreachable(
+            f"{where}: no foedus gateway answers there (HTTP status {status})",
+            remedy="check the address in the node's configuration",
+        )
+
+    # --- messages
+
+    def _answer_next(self) -> bool:
+        """Take one message if there is one, and answer it."""
+        request = PullMessagesRequest(node=Node(node_id=self._node_id))
+        try:
+            taken = self._connection.call("pull-messages", request, PullMessagesResponse, wait=_HOLD)
+        except _TooLarge:
+            _log.error("a message beyond %d bytes was refused", MAX_MESSAGE)
+            return True
+        if not taken.messages_list:
+            return False
+        head, tree = message_from_proto(taken.messages_list[0]), taken.message_object_trees[0]
+        head.metadata.__dict__["_message_id"] = tree.object_id
+        run_id, started = head.metadata.run_id, time.monotonic()
+        inline = not tree.children
+        try:
+            message = head if inline else self._fetch(head, tree)
+        except _Denied as error:
+            _log.info("run %d: its message is no longer to be had (%s)", run_id, error)
+            return True
+        except _Lost:
+            raise
+        except Exception:  # noqa: BLE001 - whatever a malformed message raises, the node goes on
+            message = None
+            _log.exception("run %d: a message could not be read", run_id)
+        reply = self._failed(head, run_id) if message is None else self._call(message, run_id)
+        self._reply = _Reply(reply, tree.object_id, inline, time.monotonic() - started)
+        self._deliver()
+        return True
+
+    def _fetch(self, head: Message, tree: ObjectTree) -> Message:
+        """Pull a message's objects. The message's own object holds nothing that `head` does not."""
+        content = tree.children[0]
+        wanted = list(dict.fromkeys(node.object_id for node in iterate_object_tree(content)))
+        if len(wanted) > _MAX_OBJECTS:
+            raise _TooLarge
+        objects: dict[str, bytes] = {}
+        size, end, wait = 0, time.monotonic() + _OBJECT_WAIT, 0.02
+        while wanted:
+            request = PullObjectRequest(
+                node=Node(node_id=self._node_id), run_id=head.metadata.run_id, object_id=wanted[-1]
+            )
+            answer = self._connection.call("pull-object", request, PullObjectResponse)
+            if not answer.object_found or (not answer.object_available and time.monotonic() > end):
+                raise _Denied(404)
+            if not answer.object_available:
+                time.sleep(wait)
+                wait = min(wait * 1.5, 1.0)
+                continue
+            objects[wanted.pop()] = answer.object_content
+            size += len(answer.object_content)
+            if size > MAX_MESSAGE:
+                raise _TooLarge
+        head.content = inflate_object_from_contents(content.object_id, objects)
+        return head
+
+    def _call(self, message: Message, run_id: int) -> Message:
+        try:
+            reply = self._app(message, self._context(run_id))
+            if reply.metadata.reply_to_message_id != message.metadata.message_id:
+                raise ValueError("the handler's reply answers another message")
+            return reply
+        except Exception:  # noqa: BLE001 - nothing of what went wrong may leave the node
+            _log.exception("run %d: the handler failed on %r", run_id, message.metadata.message_type)
+            return self._failed(message, run_id)
+
+    def _failed(self, message: Message, run_id: int) -> Message:
+        self._on_event("failed", {"run_id": run_id, "message_type": message.metadata.message_type})
+        return Message(Error(code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=FAILED), reply_to=message)
+
+    def _context(self, run_id: int) -> Context:
+        context = self._contexts.pop(run_id, None) or Context(
+            run_id=run_id, node_id=self._node_id, node_config={}, state=RecordDict(), run_config={}
+        )
+        self._contexts[run_id] = context
+        while len(self._contexts) > _CONTEXTS:
+            self._contexts.popitem(last=False)
+        return context
+
+    def _deliver(self) -> None:
+        """Push the reply that waits, if any; it stays for the next attempt if the server is lost."""
+        if self._reply is None:
+            return
+        waiting, metadata = self._reply, self._reply.message.metadata
+        detail: dict[str, object] = {
+            "run_id": metadata.run_id,
+            "message_type": metadata.message_type,
+            "seconds": waiting.seconds,
+        }
+        if metadata.created_at + metadata.ttl > time.time():
+            try:
+                self._push(waiting)
+                self._on_event("answered", detail)
+            except _Denied as error:  # the run is over
+                _log.info("run %d: the reply is no longer wanted (%s)", metadata.run_id, error)
+            except _TooLarge:
+                _log.error("run %d: a reply beyond %d bytes was not sent", metadata.run_id, MAX_MESSAGE)
+                failed = Message(metadata=metadata, error=Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, FAILED))
+                with contextlib.suppress(_Denied):
+                    self._push(_Reply(failed, waiting.instruction_id, waiting.inline, waiting.seconds))
+                self._on_event("failed", detail)
+        self._reply = None
+
+    def _push(self, waiting: _Reply) -> None:
+        reply, node = waiting.message, Node(node_id=self._node_id)
+        run_id = reply.metadata.run_id
+        objects: dict[str, bytes] = {}
+        with no_object_id_recompute():
+            sent = message_to_proto(reply) if waiting.inline else None
+            if sent is not None and sent.ByteSize() <= INLINE_REPLY:
+                # Flower knows a message by the digest of its own object; this one names no content, and
+                # nobody will pull it, so it is announced and never uploaded
+                tree = get_object_tree(make_message(metadata=reply.metadata, error=_NO_CONTENT))
+            else:
+                tree = get_object_tree(reply)
+                objects = {name: item.deflate() for name, item in get_all_nested_objects(reply).items()}
+                sent = message_to_proto(remove_content_from_message(reply))
+        if sum(map(len, objects.values())) > MAX_MESSAGE:
+            raise _TooLarge
+        sent.metadata.message_id = tree.object_id
+        request = PushMessagesRequest(
+            node=node,
+            messages_list=[sent],
+            message_object_trees=[tree],
+            clientapp_runtime_list=[waiting.seconds],
+        )
+        answer = self._connection.call("push-messages", request, PushMessagesResponse)
+        for name in answer.objects_to_push:
+            if name in objects:
+                pushed = PushObjectRequest(
+                    node=node,
+                    run_id=run_id,
+                    object_id=name,
+                    object_content=objects[name],
+                    session_id=answer.session_id,
+                )
+                self._connection.call("push-object", pushed, PushObjectResponse)
+        if not waiting.inline:  # an inline message has left nothing of size at the server
+            confirmed = ConfirmMessageReceivedRequest(
+                node=node, run_id=run_id, message_object_id=waiting.instruction_id
+            )
+            self._connection.call("confirm-message-received", confirmed, ConfirmMessageReceivedResponse)

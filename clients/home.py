@@ -1,0 +1,88 @@
+"""A node's directory: its configuration, keys and registers, all in one place.
+
+::
+
+    node.yaml      party, server (host:port of the gateway), table (path of the orders)
+    treaty.json    this partner's own signed copy: the only thing the node trusts
+    identity.key   Ed25519, signs what the node sends          (mode 0600)
+    fleet.key      EC P-384, the node's key towards Flower     (mode 0600)
+    ca.crt         the CA that signed the gateway's certificate
+    consent.db     who allowed what
+    ledger.db      what customers have paid, for life
+    journal.db     what was done once and is not done again
+    log-head       the last head of the server's audit log
+    audit.db       the node's own audit log
+    lineage.jsonl  the node's own lineage
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from pydantic import Field, ValidationError
+
+from ..compliance.treaty import Document, Name, explain
+from ..documents import SigningKey
+from ..errors import InputError
+from .fleet import FleetLink, generate_node_key
+
+
+class Settings(Document):
+    """The content of node.yaml."""
+
+    party: Name
+    server: str = Field(pattern=r"^[A-Za-z0-9.:\[\]-]+:\d{1,5}$", description="host:port of the gateway")
+    table: str = Field(description="path of the orders, relative to the node's directory")
+
+
+@dataclass(frozen=True)
+class Home:
+    """A node's directory and its settings."""
+
+    path: Path
+    settings: Settings
+
+    @classmethod
+    def load(cls, path: Path) -> Home:
+        """Read node.yaml.
+
+        Raises:
+            InputError: missing or malformed.
+        """
+        file = path / "node.yaml"
+        try:
+            content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"{file}: {error.strerror or error}", remedy="foedus node init DIR makes one") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise InputError(f"{file}: not YAML: {error}") from error
+        try:
+            return cls(path, Settings.model_validate(content))
+        except ValidationError as error:
+            raise explain(error, str(file)) from error
+
+    @classmethod
+    def create(cls, path: Path, settings: Settings) -> Home:
+        """Make the directory with fresh keys; existing keys are never overwritten."""
+        path.mkdir(parents=True, exist_ok=True)
+        SigningKey.generate().save(path / "identity.key")
+        generate_node_key(path / "fleet.key")
+        (path / "node.yaml").write_text(yaml.safe_dump(settings.model_dump(), sort_keys=False), encoding="utf-8")
+        return cls(path, settings)
+
+    @property
+    def party(self) -> str:
+        return self.settings.party
+
+    @property
+    def table(self) -> Path:
+        return (self.path / self.settings.table).resolve()
+
+    @property
+    def link(self) -> FleetLink:
+        return FleetLink(self.settings.server, self.path / "ca.crt", self.path / "fleet.key")
+
+    def identity(self) -> SigningKey:
+        return SigningKey.load(self.path / "identity.key")

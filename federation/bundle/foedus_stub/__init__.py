@@ -1,0 +1,1 @@
+"""The fixed Flower app behind every study."""

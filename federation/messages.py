@@ -1,0 +1,215 @@
+"""What server and nodes say to each other, and how it rides on Flower's Message API.
+
+A message is one Flower record with two bytes fields: `body`, canonical JSON of one of the classes
+here, and `data`, raw little-endian numbers (model weights down, masked words up). Everything is parsed
+strictly at the border; a node answers with a reply of its action or with `Refusal`, never with anything else.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Self
+
+from flwr.app import ConfigRecord, Message, RecordDict
+from pydantic import Field, ValidationError
+
+from ..compliance.treaty import Document
+from ..documents import b64, canonical, parse_json, unb64
+from ..errors import InputError, ProtocolError, Refused
+
+RECORD = "foedus"
+MAX_BODY = 32 << 20
+Json = dict[str, Any]
+Whole = Annotated[int, Field(ge=0, lt=2**53)]
+
+
+class Content(Document):
+    """Base of all bodies; `action` names the Flower message type ``query.<action>``."""
+
+    action: ClassVar[str]
+
+    def record(self, data: bytes = b"") -> RecordDict:
+        """As the content of a Flower message."""
+        body = canonical(self.model_dump(mode="json"))
+        return RecordDict({RECORD: ConfigRecord({"action": self.action, "body": body, "data": data})})
+
+    @classmethod
+    def read(cls, message: Message) -> tuple[Self, bytes]:
+        """The body and data of a Flower message.
+
+        Raises:
+            ProtocolError: anything but a well-formed message of this action.
+        """
+        action, body, data = _fields(message)
+        if action != cls.action:
+            raise ProtocolError(f"a message {cls.action!r} was expected, this is {action!r}")
+        try:
+            return cls.model_validate(body), data
+        except ValidationError as error:
+            faults = "; ".join(
+                f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}"
+                for e in error.errors(include_input=False, include_url=False)[:4]
+            )
+            raise ProtocolError(f"malformed {cls.action!r} message: {faults}") from error
+
+
+def _fields(message: Message) -> tuple[str, Any, bytes]:
+    if not message.has_content():
+        raise ProtocolError("a message without content")
+    content = message.content
+    record = content.config_records.get(RECORD)
+    if record is None or len(content) != 1 or set(record) != {"action", "body", "data"}:
+        raise ProtocolError("not a foedus message")
+    action, body, data = record["action"], record["body"], record["data"]
+    if not isinstance(action, str) or not isinstance(body, bytes) or not isinstance(data, bytes):
+        raise ProtocolError("not a foedus message")
+    if len(body) > MAX_BODY:
+        raise ProtocolError(f"a message body of {len(body)} bytes is over the limit of {MAX_BODY}")
+    try:
+        return action, parse_json(body), data
+    except InputError as error:
+        raise ProtocolError(f"malformed {action!r} message: {error.message}") from error
+
+
+class LogHead(Document):
+    """The audit log's signed head, and the proof that it extends what this node saw last.
+
+    `note` is a C2SP checkpoint; `proof` the RFC 9162 consistency proof from the node's last size.
+    """
+
+    note: str = Field(max_length=4096)
+    proof: list[str] = Field(max_length=64)
+
+    def proof_bytes(self) -> list[bytes]:
+        try:
+            return [unb64(h, length=32) for h in self.proof]
+        except InputError as error:
+            raise ProtocolError(f"log head: {error.message}") from error
+
+
+class LoggedEntry(Document):
+    """An entry of the audit log with the proof that it is in the head sent beside it."""
+
+    index: Whole
+    body: str = Field(max_length=1 << 16)
+    proof: list[str] = Field(max_length=64)
+
+
+class KeysRequest(Content):
+    """Set-up, trip 1: here is the study and why it may run; advertise keys for these rounds."""
+
+    action = "keys"
+    study: Json
+    approvals: list[Json] = Field(max_length=200)
+    run: str = Field(pattern=r"^\d{1,20}$")
+    batch: Whole
+    rounds: list[Whole] = Field(min_length=1, max_length=1000)
+    log: LogHead
+    started: LoggedEntry
+
+
+class KeysReply(Content):
+    action = "keys-reply"
+    keys: Json
+    log_size: Whole
+
+
+class SharesRequest(Content):
+    """Set-up, trip 2: everybody's signed keys; deal shares."""
+
+    action = "shares"
+    run: str
+    batch: Whole
+    keys: list[Json] = Field(max_length=2000)
+
+
+class SharesReply(Content):
+    action = "shares-reply"
+    boxes: dict[str, str]
+
+
+class VectorRequest(Content):
+    """Round, trip 1: the model is in `data`; send your masked vector. `boxes` comes once a batch."""
+
+    action = "vector"
+    run: str
+    batch: Whole
+    round: Whole
+    boxes: dict[str, str] | None = None
+    log: LogHead
+
+
+class VectorReply(Content):
+    """The signed header; the masked words are in `data`."""
+
+    action = "vector-reply"
+    header: Json
+    log_size: Whole
+
+
+class AnswerRequest(Content):
+    """Round, trip 2: these silos' vectors are in the sum; help to open it."""
+
+    action = "answer"
+    run: str
+    batch: Whole
+    round: Whole
+    survivors: list[str] = Field(max_length=2000)
+
+
+class AnswerReply(Content):
+    action = "answer-reply"
+    statement: Json
+    seeds: dict[str, str]
+    mask_keys: dict[str, str]
+
+
+class ReceiptRequest(Content):
+    """The run is over: sign what it cost your customers and which log you saw."""
+
+    action = "receipt"
+    run: str
+    log: LogHead
+
+
+class ReceiptReply(Content):
+    action = "receipt-reply"
+    receipt: Json
+    log_size: Whole
+
+
+class Refusal(Content):
+    """A node's no. `code` and `message` never depend on its data beyond the fact of refusal.
+
+    `log_size` tells a server that lost count which consistency proof the node needs.
+    """
+
+    action = "refusal"
+    code: str = Field(max_length=64)
+    message: str = Field(max_length=2000)
+    log_size: Whole
+
+    def error(self) -> Refused:
+        return Refused(self.code, self.message)
+
+
+def refusal_in(message: Message) -> Refusal | None:
+    """The refusal a reply holds, if it is one."""
+    if _fields(message)[0] != Refusal.action:
+        return None
+    return Refusal.read(message)[0]
+
+
+def boxes_to_json(boxes: dict[str, bytes]) -> dict[str, str]:
+    return {name: b64(value) for name, value in boxes.items()}
+
+
+def boxes_from_json(boxes: dict[str, str], *, length: int | None = None) -> dict[str, bytes]:
+    """Decode named base64 values.
+
+    Raises:
+        ProtocolError: not base64 of the given length.
+    """
+    try:
+        return {name: unb64(value, length=length, what=name) for name, value in boxes.items()}
+    except InputError as error:
+        raise ProtocolError(error.message) from error

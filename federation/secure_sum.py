@@ -1,0 +1,211 @@
+"""The secure sum over Flower's Message API: set-up in two trips, every round in two.
+
+A trip is one message to every node still present and their replies, with its own deadline: Flower
+itself notices a dead node only after up to 60 s, and its `send_and_receive` sleeps 3 s at a time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+from ..documents import Envelope
+from ..errors import FoedusError
+from ..privacy.secagg.aggregator import Aggregator
+from ..privacy.secagg.codec import Integers
+from ..privacy.secagg.keys import Context, Roster
+from . import messages as m
+
+Observe = Callable[[str, Mapping[str, Any]], None]
+Reply = TypeVar("Reply", bound=m.Content)
+HeadFor = Callable[[str], m.LogHead]
+_POLL = 0.02
+
+
+@dataclass
+class Silence:
+    """Why a silo is out of the rest of a batch."""
+
+    silo: str
+    code: str
+    message: str
+    log_size: int | None = None
+
+
+@dataclass(frozen=True)
+class Sum:
+    """What a round gave: the noisy total, over whom, and the signed transcript."""
+
+    round: int
+    total: Integers
+    survivors: tuple[str, ...]
+    transcript: Mapping[str, Sequence[Envelope]]
+
+
+@dataclass
+class SecureSum:
+    """One batch of rounds with the silos reachable at its start.
+
+    Args:
+        nodes: silo -> Flower node id.
+        seconds: deadline of one trip.
+        head: the log head to send to a silo (it differs: each has seen another size).
+        observe: called with (kind, data) as things happen.
+    """
+
+    grid: Grid
+    nodes: Mapping[str, int]
+    roster: Roster
+    context: Context
+    seconds: float
+    head: HeadFor
+    acknowledge: Callable[[str, int], None]
+    observe: Observe = lambda kind, data: None
+    out: dict[str, Silence] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.aggregator = Aggregator(self.roster, self.context)
+        self._boxes_sent: set[str] = set()
+
+    @property
+    def present(self) -> list[str]:
+        """The silos not yet given up, sorted."""
+        return sorted(s for s in self.nodes if s not in self.out)
+
+    def set_up(self, request: Callable[[str], m.KeysRequest]) -> None:
+        """Both set-up trips.
+
+        Raises:
+            Abandoned: fewer than t silos took part.
+        """
+        for silo, (reply, _) in self._trip("keys", {s: (request(s), b"") for s in self.present}, m.KeysReply).items():
+            self.acknowledge(silo, reply.log_size)
+            self._take(silo, lambda r=reply, s=silo: self.aggregator.add_advertisement(s, Envelope.from_json(r.keys)))
+        self.aggregator.require(len(self.present), "set-up, keys")
+        keys = [e.to_json() for e in self.aggregator.advertisements]
+        run, batch = self.context.run, self.context.batch
+        shares = m.SharesRequest(run=run, batch=batch, keys=keys)
+        for silo, (answer, _) in self._trip("shares", {s: (shares, b"") for s in self.present}, m.SharesReply).items():
+            self._take(silo, lambda r=answer, s=silo: self.aggregator.add_boxes(s, m.boxes_from_json(r.boxes)))
+        self.aggregator.require(len(self.present), "set-up, shares")
+        self.observe("set-up", {"participants": list(self.aggregator.participants)})
+
+    def round(self, number: int, dimension: int, data: bytes) -> Sum:
+        """One secure sum.
+
+        Args:
+            dimension: length of the vector. data: what the nodes need for it (the model).
+
+        Raises:
+            Abandoned: fewer than t silos answered at either trip; nothing is revealed.
+        """
+        aggregator, run, batch = self.aggregator, self.context.run, self.context.batch
+        aggregator.open_round(number, dimension)
+        requests = {}
+        for silo in self.present:
+            first = silo not in self._boxes_sent
+            boxes = m.boxes_to_json(aggregator.boxes_for(silo)) if first else None
+            self._boxes_sent.add(silo)
+            content = m.VectorRequest(run=run, batch=batch, round=number, boxes=boxes, log=self.head(silo))
+            requests[silo] = (content, data)
+        for silo, (reply, words) in self._trip("vector", requests, m.VectorReply).items():
+            self.acknowledge(silo, reply.log_size)
+            self._take(
+                silo,
+                lambda r=reply, s=silo, w=words: aggregator.add_vector(number, s, w, Envelope.from_json(r.header)),
+            )
+        survivors = aggregator.survivors(number)
+        ask = m.AnswerRequest(run=run, batch=batch, round=number, survivors=list(survivors))
+        replies = self._trip("answer", {s: (ask, b"") for s in self.present if s in survivors}, m.AnswerReply)
+        for silo, (answer, _) in replies.items():
+            self._take(
+                silo,
+                lambda r=answer, s=silo: aggregator.add_answer(
+                    number,
+                    s,
+                    Envelope.from_json(r.statement),
+                    m.boxes_from_json(r.seeds, length=32),
+                    m.boxes_from_json(r.mask_keys, length=32),
+                ),
+            )
+        total = aggregator.total(number)
+        return Sum(number, total, survivors, aggregator.transcript(number))
+
+    def receipts(self) -> dict[str, Envelope]:
+        """Every present node's signed statement of what the run cost and which log it saw."""
+        requests = {s: (m.ReceiptRequest(run=self.context.run, log=self.head(s)), b"") for s in self.present}
+        found = {}
+        for silo, (reply, _) in self._trip("receipt", requests, m.ReceiptReply).items():
+            self.acknowledge(silo, reply.log_size)
+            envelope = Envelope.from_json(reply.receipt)
+            self._take(silo, lambda e=envelope, s=silo: e.check("receipt", s, self.roster.key(s)))
+            found[silo] = envelope
+        return {s: e for s, e in found.items() if s not in self.out}
+
+    def _take(self, silo: str, step: Callable[[], Any]) -> None:
+        """Run a check of one silo's reply; what does not hold puts that silo out, not the round."""
+        try:
+            step()
+        except FoedusError as error:
+            self._give_up(Silence(silo, "BAD_REPLY", error.message))
+
+    def _give_up(self, silence: Silence) -> None:
+        self.out[silence.silo] = silence
+        self.observe("silo-out", {"silo": silence.silo, "code": silence.code, "message": silence.message})
+
+    def _trip(
+        self, action: str, requests: Mapping[str, tuple[m.Content, bytes]], reply: type[Reply]
+    ) -> dict[str, tuple[Reply, bytes]]:
+        """Send one message each, wait for all replies or the deadline; the silent and the refusing are out."""
+        started = time.monotonic()
+        silos = list(requests)
+        outgoing = [
+            Message(
+                requests[silo][0].record(requests[silo][1]),
+                dst_node_id=self.nodes[silo],
+                message_type=f"query.{action}",
+                group_id=f"{self.context.batch}",
+                ttl=max(60.0, 2 * self.seconds),
+            )
+            for silo in silos
+        ]
+        waiting = dict(zip(self.grid.push_messages(outgoing), silos, strict=True))
+        replies: dict[str, tuple[Reply, bytes]] = {}
+        while waiting and time.monotonic() - started < self.seconds:
+            pulled = list(self.grid.pull_messages(list(waiting)))
+            for message in pulled:
+                silo = waiting.pop(message.metadata.reply_to_message_id, None)
+                if silo is None:
+                    continue
+                try:
+                    replies[silo] = self._read(message, reply)
+                except _Out as out:
+                    self._give_up(Silence(silo, out.code, out.message, out.log_size))
+            if waiting and not pulled:
+                time.sleep(_POLL)
+        for silo in waiting.values():
+            self._give_up(Silence(silo, "SILENT", f"no reply to {action!r} within {self.seconds:g} s"))
+        self.observe("trip", {"action": action, "seconds": time.monotonic() - started, "replies": len(replies)})
+        return replies
+
+    def _read(self, message: Message, reply: type[Reply]) -> tuple[Reply, bytes]:
+        if message.has_error():
+            raise _Out("NODE_FAILED", f"the node answered with an error (code {message.error.code})")
+        try:
+            refusal = m.refusal_in(message)
+            if refusal is None:
+                return reply.read(message)
+        except FoedusError as error:
+            raise _Out("BAD_REPLY", error.message) from error
+        raise _Out(refusal.code, refusal.message, refusal.log_size)
+
+
+class _Out(Exception):  # noqa: N818 - not an error of ours: it only carries why a silo is out
+    def __init__(self, code: str, message: str, log_size: int | None = None) -> None:
+        super().__init__(message)
+        self.code, self.message, self.log_size = code, message, log_size
