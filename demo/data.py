@@ -105,7 +105,7 @@ def consents(customers: Sequence[str], purpose: str, notice: str) -> tuple[list[
     now = datetime.now(UTC)
     grants, withdrawals = [], []
     for customer in customers:
-        u = _unit("consent", customer)
+        u = _unit("register", customer)
         if u < 0.02:
             continue
         expires = now - timedelta(days=1) if u < 0.03 else now + timedelta(days=700)

@@ -124,8 +124,8 @@ class Training(Document):
 class Evaluation(Document):
     """A histogram of scores (logit scale, ±`range`) for each label: one secure sum, 2 × bins numbers."""
 
-    bins: int = Field(default=40, ge=4, le=1000)
-    range: float = Field(default=5.0, gt=0, le=50)
+    bins: int = Field(default=24, ge=4, le=1000)
+    range: float = Field(default=4.0, gt=0, le=50)
 
 
 class Privacy(Document):

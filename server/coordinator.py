@@ -153,8 +153,8 @@ def conduct(grid: Grid, case: Case) -> Path:
             state = train.step(state, result.total, study)
             event["weights"] = state.weights.tolist()
         else:  # 4
-            metrics = evaluate.metrics(result.total, study)
-            event["auc"] = metrics.auc
+            metrics = evaluate.metrics(result.total, study, len(result.survivors))
+            event["auc"], event["auc_error"] = metrics.auc, metrics.auc_error
         survivors = {s.round: len(s.survivors) for s in case.sums}
         event["epsilon"] = spent(case)
         event["survivors"] = list(result.survivors)

@@ -27,32 +27,43 @@ def contributions(scores: Floats, labels: npt.NDArray[np.int64], study: Study) -
 
 @dataclass(frozen=True)
 class Metrics:
-    """Estimates from a noisy histogram; `roc` is the curve's points (false positive, true positive)."""
+    """Estimates from a noisy histogram; `roc` is the curve's points (false positive, true positive).
+
+    `auc_error` is the standard error the noise alone puts on `auc`.
+    """
 
     auc: float
+    auc_error: float
     pr_auc: float
     customers: float
     churn_rate: float
     roc: tuple[tuple[float, float], ...]
 
 
-def metrics(total: npt.NDArray[np.int64], study: Study) -> Metrics:
-    """What the noisy sum says of the model; cells below 0 by noise count as 0 for curves, not for totals."""
-    bins = study.evaluation.bins
-    cells = total.astype(np.float64) / 2.0**study.privacy.scale_bits_evaluate
+def metrics(total: npt.NDArray[np.int64], study: Study, silos: int) -> Metrics:
+    """What the noisy sum over `silos` says of the model.
+
+    Cells below 0 by noise count as 0 for the curves, not for the totals and the AUC, which stay unbiased.
+    """
+    bins, scale = study.evaluation.bins, 2.0**study.privacy.scale_bits_evaluate
+    cells = total.astype(np.float64) / scale
     stayed, churned = cells[:bins], cells[bins:]
     customers = float(cells.sum())
-    # Highest score first. AUC from the unclamped cells is unbiased in the numerator; ties count half.
     n0, n1 = max(stayed.sum(), 1.0), max(churned.sum(), 1.0)
-    below = np.concatenate([[0.0], np.cumsum(stayed)[:-1]])
-    auc = float(np.clip((churned * (below + stayed / 2)).sum() / (n0 * n1), 0, 1))
+    # A churned customer counts the stayed ones scored below it, ties half; and the other way round.
+    below = np.cumsum(stayed) - stayed / 2
+    above = churned.sum() - np.cumsum(churned) + churned / 2
+    auc = float((churned * below).sum() / (n0 * n1))
+    slope = np.concatenate([above / (n0 * n1) - auc / n0, below / (n0 * n1) - auc / n1])
+    auc_error = float(study.privacy.sigma_evaluate / scale * np.sqrt(silos) * np.linalg.norm(slope))
+    auc = float(np.clip(auc, 0, 1))
     true, false = np.cumsum(np.maximum(churned[::-1], 0)), np.cumsum(np.maximum(stayed[::-1], 0))
     precision = true / np.maximum(true + false, 1e-9)
     recall = true / max(true[-1], 1e-9)
     pr_auc = float(np.sum(np.diff(np.concatenate([[0.0], recall])) * precision))
     fpr = false / max(false[-1], 1e-9)
     roc = tuple((float(x), float(y)) for x, y in zip([0.0, *fpr], [0.0, *recall], strict=True))
-    return Metrics(auc, pr_auc, customers, float(np.clip(churned.sum() / max(customers, 1.0), 0, 1)), roc)
+    return Metrics(auc, auc_error, pr_auc, customers, float(np.clip(churned.sum() / max(customers, 1.0), 0, 1)), roc)
 
 
 def exact_auc(scores: Floats, labels: npt.NDArray[np.int64]) -> float:

@@ -6,9 +6,6 @@ from flwr.clientapp import ClientApp
 app = ClientApp()
 
 
-@app.query()
-@app.train()
-@app.evaluate()
 def refuse(message: Message, context: Context) -> Message:
     """Answer nothing.
 
@@ -16,3 +13,8 @@ def refuse(message: Message, context: Context) -> Message:
         RuntimeError: always; Flower turns it into an error reply.
     """
     raise RuntimeError("this bundle holds no client code: run a foedus node instead of a Flower SuperNode")
+
+
+app.query()(refuse)
+app.train()(refuse)
+app.evaluate()(refuse)

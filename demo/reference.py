@@ -1,0 +1,111 @@
+"""What the federated model is held against: the same features pooled without privacy, each partner
+alone, and recency alone. Only a demo can compute it: it owns every silo's table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from ..clients import sources
+from ..clients.features import Dataset, Side, load
+from ..clients.home import Home
+from ..compliance.consent import ConsentRegister
+from ..federation import models
+from ..federation.study import Study
+from ..federation.tasks.evaluate import exact_auc, exact_pr_auc
+from .world import World
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table; PR-AUC of churners, and of those who come back (the rarer class)."""
+
+    name: str
+    auc: float
+    pr_auc: float
+    pr_auc_return: float
+    customers: int
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """The cohorts of all silos: `train` by silo, `test` of all together."""
+
+    study: Study
+    train: dict[str, Dataset]
+    test: Dataset
+
+    def row(self, name: str, scores: Floats, customers: int) -> Row:
+        """How well `scores` (higher: more likely to churn) rank the test customers."""
+        labels = self.test.labels
+        return Row(name, exact_auc(scores, labels), exact_pr_auc(scores, labels), exact_pr_auc(-scores, 1 - labels), customers)
+
+    def model_row(self, name: str, weights: Floats, customers: int) -> Row:
+        return self.row(name, self.scores(weights), customers)
+
+    def scores(self, weights: Floats) -> Floats:
+        """A model's logits of the test customers."""
+        return models.scores(self.study.model, weights, self.test.inputs)
+
+    @property
+    def pooled(self) -> Dataset:
+        return _stack(list(self.train.values()))
+
+
+def gather(world: World, study: Study) -> Benchmark:
+    """Every silo's consenting cohort, as its node computes it."""
+    now = datetime.now(UTC)
+    sides: dict[Side, dict[str, Dataset]] = {"train": {}, "test": {}}
+    for name, path in world.homes.items():
+        home = Home.load(path)
+        cohort = ConsentRegister(path / "consent.db").in_force(study.purpose, now)
+        with sources.table(home.table, study.table.name) as orders:
+            for side, found in sides.items():
+                found[name] = load(orders, study, side, cohort, world.treaty.retention_days)
+    return Benchmark(study, sides["train"], _stack(list(sides["test"].values())))
+
+
+def reference_rows(benchmark: Benchmark) -> list[Row]:
+    """Pooled without privacy, each partner alone, recency alone."""
+    study, pooled = benchmark.study, benchmark.pooled
+    rows = [benchmark.model_row("pooled, no privacy", fit(study, pooled), len(pooled.labels))]
+    for name, dataset in benchmark.train.items():
+        rows.append(benchmark.model_row(f"{name} alone", fit(study, dataset), len(dataset.labels)))
+    recency = [i for i, f in enumerate(study.features) if f.name == "recency"]
+    if recency:
+        rows.append(benchmark.row("recency alone", benchmark.test.inputs[:, recency[0]], 0))
+    return rows
+
+
+def fit(study: Study, dataset: Dataset) -> Floats:
+    """The study's model fitted to convergence, unclipped and without noise (L-BFGS)."""
+    module = models.build(study.model, dataset.inputs.shape[1])
+    x, y = torch.from_numpy(dataset.inputs), torch.from_numpy(dataset.labels.astype(np.float64))
+    optimiser = torch.optim.LBFGS(module.parameters(), max_iter=300, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        optimiser.zero_grad()
+        penalty = sum((p**2).sum() for p in module.parameters()) * study.training.l2 / 2
+        value = nn.functional.binary_cross_entropy_with_logits(module(x).squeeze(-1), y) + penalty
+        value.backward()
+        return value
+
+    optimiser.step(loss)  # type: ignore[arg-type]
+    return models.to_vector(module)
+
+
+def _stack(parts: Sequence[Dataset]) -> Dataset:
+    return Dataset(
+        np.concatenate([p.customers for p in parts]),
+        np.concatenate([p.inputs for p in parts]),
+        np.concatenate([p.labels for p in parts]),
+    )

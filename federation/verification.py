@@ -1,0 +1,346 @@
+"""Offline verification of an evidence bundle: what an officer runs, trusting only the treaty.
+
+1. The bundle is whole: every file matches the manifest, which the treaty's coordinator signed.
+2. The treaty is signed by every party (and equals the officer's own copy, if given).
+3. The study is signed by its author and permitted by the treaty: purpose, ε, δ, noise.
+4. Every seat of the approval chain had approved when the run started; nobody approved their own.
+5. The audit log re-hashes to its signed head; submission, approvals and start stand in it, in this order.
+6. Every silo's keys are signed for this study and run.
+7. Every round: uploads and answers signed by the survivors, at least threshold and minimum many, over one
+   and the same set; the sum is the one the log names.
+8. ε, recomputed from noise and survivors, is what is claimed, and within study and treaty.
+9. The released model and metrics, recomputed from the sums, are the released ones, and signed and logged.
+10. Every node's receipt is signed, agrees on what each round cost, and saw a prefix of this very log.
+
+`verify` returns a report or raises at the first thing that does not hold.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..compliance import approvals, evidence, treaty
+from ..compliance.auditlog.checkpoint import open_checkpoint
+from ..compliance.auditlog.merkle import leaf_hash, root_from_leaves
+from ..compliance.treaty import Treaty
+from ..documents import Envelope, parse_json
+from ..errors import FoedusError, InputError, VerificationError
+from ..privacy.accountant import ZCDP
+from ..privacy.events import from_json, to_json
+from ..privacy.secagg.client import ANSWER, UPLOAD
+from ..privacy.secagg.keys import Advertisement, Context, Roster
+from . import models
+from . import study as studies
+from .study import Study, price
+from .tasks import evaluate, train
+
+
+@dataclass(frozen=True)
+class Check:
+    """One point of the list above, and what was looked at."""
+
+    number: int
+    name: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What held. `survivors` maps each round to its silos."""
+
+    checks: tuple[Check, ...]
+    study: Study
+    study_digest: str
+    treaty: Treaty
+    treaty_digest: str
+    run: str
+    epsilon: float
+    survivors: Mapping[int, tuple[str, ...]]
+    metrics: Mapping[str, Any]
+
+
+def verify(path: Path, *, own_treaty: Path | None = None) -> Report:
+    """Re-check a bundle.
+
+    Args:
+        own_treaty: the officer's own copy of the treaty; without it the bundle's is taken, and its
+            digest is for the reader to compare.
+
+    Raises:
+        InputError: not a bundle. VerificationError, Refused: the first check that fails, with its number.
+    """
+    case = _Bundle(path, own_treaty)
+    checks = []
+    for number, (name, step) in enumerate(case.steps(), 1):
+        try:
+            checks.append(Check(number, name, step()))
+        except FoedusError as error:
+            raise VerificationError(f"check {number} ({name}) fails: {error.message}", remedy=error.remedy) from error
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            raise VerificationError(f"check {number} ({name}) fails: malformed content ({error!r})") from error
+    return Report(
+        checks=tuple(checks),
+        study=case.study,
+        study_digest=case.study_envelope.digest,
+        treaty=case.treaty,
+        treaty_digest=case.treaty_envelope.digest,
+        run=case.run,
+        epsilon=case.epsilon,
+        survivors=case.survivors,
+        metrics=case.metrics,
+    )
+
+
+class _Bundle:
+    """The bundle as the checks go through it; each fills in what the next ones need."""
+
+    treaty: Treaty
+    treaty_envelope: Envelope
+    study: Study
+    study_envelope: Envelope
+    run: str
+    epsilon: float
+    metrics: Mapping[str, Any]
+
+    def __init__(self, path: Path, own_treaty: Path | None) -> None:
+        self._own_treaty = own_treaty
+        self._manifest, self._files = evidence.read(path)
+        self.survivors: dict[int, tuple[str, ...]] = {}
+        self._contexts: dict[str, Context] = {}
+        self._batch_silos: dict[str, tuple[str, ...]] = {}
+        self._totals: dict[int, Any] = {}
+
+    def steps(self) -> list[tuple[str, Any]]:
+        return [
+            ("bundle", self._check_manifest),
+            ("treaty", self._check_treaty),
+            ("study", self._check_study),
+            ("approvals", self._check_approvals),
+            ("audit log", self._check_log),
+            ("keys", self._check_keys),
+            ("rounds", self._check_rounds),
+            ("epsilon", self._check_epsilon),
+            ("release", self._check_release),
+            ("receipts", self._check_receipts),
+        ]
+
+    def _file(self, name: str) -> bytes:
+        if name not in self._files:
+            raise VerificationError(f"the bundle has no {name}")
+        return self._files[name]
+
+    def _check_manifest(self) -> str:  # 1
+        self.treaty_envelope = Envelope.loads(self._file("treaty.json"))
+        self.treaty = treaty.parse(self.treaty_envelope)
+        coordinator = self.treaty.coordinator
+        self._manifest.check(evidence.KIND, coordinator.origin, coordinator.signing_key)
+        return f"{len(self._files)} files match the manifest signed by {coordinator.origin}"
+
+    def _check_treaty(self) -> str:  # 2
+        treaty.verify(self.treaty_envelope)
+        digest = self.treaty_envelope.digest
+        if self._own_treaty is None:
+            return f"signed by {len(self.treaty.parties)} parties; compare its digest with yours: {digest[:16]}…"
+        if treaty.load(self._own_treaty)[0].digest != digest:
+            raise VerificationError("the bundle's treaty is not the one you hold")
+        return f"signed by {len(self.treaty.parties)} parties, and it is your own copy"
+
+    def _check_study(self) -> str:  # 3
+        self.study_envelope = Envelope.loads(self._file("study.json"))
+        self.study = studies.verify(self.study_envelope, self.treaty, self.treaty_envelope.digest)
+        return f"signed by {self.study.author}; {self.study.purpose}, ε ≤ {self.study.privacy.epsilon:g}"
+
+    def _entries(self) -> list[dict[str, Any]]:
+        return [parse_json(line) for line in self._file("log/entries.jsonl").splitlines()]
+
+    def _mine(self, action: str) -> list[tuple[int, dict[str, Any]]]:
+        digest = self.study_envelope.digest
+        return [(i, e) for i, e in enumerate(self._entries()) if e["action"] == action and e["subject"] == digest]
+
+    def _check_approvals(self) -> str:  # 4
+        given = [Envelope.from_json(a) for a in parse_json(self._file("approvals.json"))]
+        started = self._mine("run.started")
+        if not started:
+            raise VerificationError("the log holds no start of this study's run")
+        self.run = str(started[-1][1]["details"]["run"])
+        approvals.require(
+            given,
+            self.treaty,
+            treaty_digest=self.treaty_envelope.digest,
+            study=self.study_envelope.digest,
+            author=self.study.author,
+            purpose=self.study.purpose,
+            epsilon=self.study.privacy.epsilon,
+            now=datetime.fromisoformat(str(started[-1][1]["time"])),
+        )
+        return f"{len(given)} signatures, levels {', '.join(self.treaty.approval_chain)}; none by the author"
+
+    def _check_log(self) -> str:  # 5
+        lines = self._file("log/entries.jsonl").splitlines()
+        coordinator = self.treaty.coordinator
+        note = self._file("log/checkpoint.txt").decode()
+        head = open_checkpoint(note, coordinator.origin, coordinator.signing_key)
+        if head.origin != coordinator.origin or head.size != len(lines):
+            raise VerificationError(f"the head is of {head.size} entries, the bundle has {len(lines)}")
+        if root_from_leaves([leaf_hash(line) for line in lines]) != head.root:
+            raise VerificationError("the entries do not hash to the signed head: one was changed")
+        submitted, approved = self._mine("study.submitted"), self._mine("study.approved")
+        started = next(i for i, e in self._mine("run.started") if e["details"]["run"] == self.run)
+        if not submitted or not approved or not submitted[0][0] < approved[0][0] <= approved[-1][0] < started:
+            raise VerificationError("submission, approvals and start do not stand in the log in this order")
+        return f"{head.size} entries hash to the signed head; submitted, approved, then started"
+
+    def _check_keys(self) -> str:  # 6
+        roster, count = self._roster, 0
+        for batch in parse_json(self._file("keys.json")):
+            told = batch["context"]
+            context = Context(told["treaty"], told["study"], told["run"], told["batch"], tuple(told["rounds"]))
+            if (context.treaty, context.study, context.run) != (
+                self.treaty_envelope.digest,
+                self.study_envelope.digest,
+                self.run,
+            ):
+                raise VerificationError("keys of another study or run")
+            silos = []
+            for document in batch["keys"]:
+                envelope = Envelope.from_json(document)
+                silo = str(envelope.payload["silo"])
+                Advertisement.verify(envelope, context, silo, roster.key(silo))
+                silos.append(silo)
+                count += 1
+            self._contexts[context.digest] = context
+            self._batch_silos[context.digest] = tuple(silos)
+        return f"{count} key advertisements, each signed by its silo for this run"
+
+    @property
+    def _roster(self) -> Roster:
+        return Roster({p.name: p.signing_key for p in self.treaty.parties}, self.treaty.colluders)
+
+    def _check_rounds(self) -> str:  # 7
+        logged = {e["details"]["round"]: e["details"] for _, e in self._mine("round.summed") if e["details"]["run"] == self.run}
+        least = max(self.treaty.threshold, self.treaty.min_silos)
+        for line in self._file("rounds.jsonl").splitlines():
+            record = parse_json(line)
+            number, survivors = record["round"], tuple(record["survivors"])
+            if number in self.survivors:
+                raise VerificationError(f"round {number} occurs twice")
+            if len(survivors) < least or len(set(survivors)) != len(survivors):
+                raise VerificationError(f"round {number}: {len(survivors)} silos, {least} are needed")
+            uploads = self._statements(record["transcript"]["uploads"], UPLOAD, number)
+            answers = self._statements(record["transcript"]["answers"], ANSWER, number)
+            if set(uploads) != set(survivors):
+                raise VerificationError(f"round {number}: the uploads are not those of the survivors")
+            if len(answers) < self.treaty.threshold or not set(answers) <= set(survivors):
+                raise VerificationError(f"round {number}: {len(answers)} answers, {self.treaty.threshold} are needed")
+            if any(tuple(a["survivors"]) != survivors for a in answers.values()):
+                raise VerificationError(f"round {number}: the silos were told different survivors")
+            plan = self.study.round(number, self.treaty)
+            if any((u["dimension"], u["task"]) != (plan.dimension, plan.task) for u in uploads.values()):
+                raise VerificationError(f"round {number}: a vector of another shape than the study's")
+            total = np.array(record["total"], dtype=np.int64)
+            digest = hashlib.sha256(total.astype("<i8").tobytes()).hexdigest()
+            if total.shape != (plan.dimension,) or logged.get(number, {}).get("sum") != digest:
+                raise VerificationError(f"round {number}: the sum is not the one in the log")
+            self.survivors[number], self._totals[number] = survivors, total
+        if sorted(self.survivors) != list(range(1, self.study.rounds + 1)):
+            raise VerificationError(f"rounds {sorted(self.survivors)} where the study has 1 to {self.study.rounds}")
+        smallest = min(len(s) for s in self.survivors.values())
+        return f"{len(self.survivors)} sums over {smallest} or more silos, every upload and answer signed"
+
+    def _statements(self, documents: list[Any], kind: str, number: int) -> dict[str, dict[str, Any]]:
+        found: dict[str, dict[str, Any]] = {}
+        for document in documents:
+            envelope = Envelope.from_json(document)
+            silo = str(envelope.payload["silo"])
+            envelope.check(kind, silo, self._roster.key(silo))
+            context = self._contexts.get(str(envelope.payload["context"]))
+            if context is None or envelope.payload["round"] != number or number not in context.rounds:
+                raise VerificationError(f"round {number}: a statement of {silo} is about another round or run")
+            if silo in found or silo not in self._batch_silos[context.digest]:
+                raise VerificationError(f"round {number}: {silo} occurs twice, or never advertised keys")
+            found[silo] = envelope.payload
+        return found
+
+    def _check_epsilon(self) -> str:  # 8
+        counts = {number: len(silos) for number, silos in self.survivors.items()}
+        self.epsilon = price(self.study, self.treaty, survivors=counts)
+        cap = self.treaty.terms(self.study.purpose).epsilon
+        if not self.epsilon <= self.study.privacy.epsilon <= cap:
+            raise VerificationError(f"ε = {self.epsilon:.4f} is over the study's {self.study.privacy.epsilon:g} or {cap:g}")
+        return f"ε = {self.epsilon:.4f} at δ = {self.study.privacy.delta:g}, recomputed; allowed {self.study.privacy.epsilon:g}"
+
+    def _check_release(self) -> str:  # 9
+        state = train.State.start(models.initial(self.study.model, len(self.study.features)))
+        for number in range(1, self.study.training.rounds + 1):
+            state = train.step(state, self._totals[number], self.study)
+        last = self.study.rounds
+        metrics = evaluate.metrics(self._totals[last], self.study, len(self.survivors[last]))
+        self.metrics = {"auc": metrics.auc, "auc_error": metrics.auc_error, "pr_auc": metrics.pr_auc, "customers": metrics.customers}
+        logged = {e["details"]["file"]: e["details"]["digest"] for _, e in self._mine("released") if e["details"]["run"] == self.run}
+        allowed = {"model.json": self.study.release.model, "metrics.json": self.study.release.metrics}
+        coordinator = self.treaty.coordinator
+        for name, permitted in allowed.items():
+            if not permitted:
+                if f"release/{name}" in self._files:
+                    raise VerificationError(f"{name} was released against the study's release rule")
+                continue
+            envelope = Envelope.loads(self._file(f"release/{name}"))
+            envelope.check("release", coordinator.origin, coordinator.signing_key)
+            if logged.get(name) != envelope.digest:
+                raise VerificationError(f"{name} is not the release in the log")
+            told = envelope.payload
+            if (told["study"], told["run"]) != (self.study_envelope.digest, self.run):
+                raise VerificationError(f"{name} is of another study or run")
+            if not abs(told["epsilon"] - self.epsilon) <= 1e-6:
+                raise VerificationError(f"{name} claims ε = {told['epsilon']}, it is {self.epsilon}")
+            if name == "model.json":
+                self._compare("the model's weights", told["weights"], state.weights)
+            else:
+                self._compare("the AUC", [told["metrics"]["auc"]], [metrics.auc])
+        return "model and metrics recomputed from the sums: equal"
+
+    @staticmethod
+    def _compare(what: str, claimed: Any, recomputed: Any) -> None:
+        ours, theirs = np.asarray(recomputed, dtype=np.float64), np.asarray(claimed, dtype=np.float64)
+        # 1e-9: another processor may add floats in another order.
+        if ours.shape != theirs.shape or not np.allclose(ours, theirs, rtol=1e-9, atol=1e-9):
+            raise VerificationError(f"{what} can't be recomputed from the sums")
+
+    def _check_receipts(self) -> str:  # 10
+        lines = self._file("log/entries.jsonl").splitlines()
+        leaves = [leaf_hash(line) for line in lines]
+        seen = set()
+        for document in parse_json(self._file("receipts.json")):
+            envelope = Envelope.from_json(document)
+            told = envelope.payload
+            silo = str(told["silo"])
+            envelope.check("receipt", silo, self._roster.key(silo))
+            if silo in seen or (told["study"], told["run"]) != (self.study_envelope.digest, self.run):
+                raise VerificationError(f"the receipt of {silo} occurs twice or is of another run")
+            seen.add(silo)
+            size = told["log"]["size"]
+            if not 0 < size <= len(leaves) or root_from_leaves(leaves[:size]).hex() != told["log"]["root"]:
+                raise VerificationError(f"{silo} saw another log than this one: the server showed two histories")
+            own = ZCDP()
+            for entry in told["rounds"]:
+                number = entry["round"]
+                event = from_json({k: v for k, v in entry.items() if k not in ("round", "task")})
+                expected = self.study.round(number, self.treaty).event(len(self.survivors[number]) - self.treaty.colluders)
+                if to_json(event) != to_json(expected) or silo not in self.survivors[number]:
+                    raise VerificationError(f"{silo} and the transcript disagree on round {number}")
+                own.compose(event)
+            took_part = {n for n, s in self.survivors.items() if silo in s}
+            if {e["round"] for e in told["rounds"]} > took_part:
+                raise VerificationError(f"{silo} states rounds it had no part in")
+            if told["epsilon"] + 1e-9 < own.epsilon(told["delta"]):
+                raise VerificationError(f"{silo}'s ledger says less than its rounds cost")
+        if not seen:
+            raise InputError("no node gave a receipt")
+        return f"{len(seen)} nodes signed what they paid, and saw this log"
