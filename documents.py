@@ -12,6 +12,7 @@ import base64
 import binascii
 import hashlib
 import json
+import math
 import os
 import stat
 from collections.abc import Mapping
@@ -38,7 +39,7 @@ def canonical(value: Any) -> bytes:
     """
     try:
         return rfc8785.dumps(value)
-    except (rfc8785.CanonicalizationError, RecursionError) as error:
+    except (rfc8785.CanonicalizationError, UnicodeError, RecursionError) as error:
         raise InputError(f"not representable as canonical JSON: {error}") from error
 
 
@@ -121,13 +122,29 @@ class SigningKey:
         raise TypeError("a signing key is not to be pickled")
 
 
+def read_text(path: Path) -> str:
+    """A UTF-8 text file.
+
+    Raises:
+        InputError: unreadable, or not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text") from error
+
+
 def write_private_file(path: Path, data: bytes) -> None:
     """Create `path` with mode 0600 and write `data`; refuse to overwrite."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError as error:
-        raise InputError(f"{path}: exists already", remedy="move it away first: keys are never overwritten") from error
+        raise InputError(
+            f"{path}: exists already", remedy="move it away first: keys are never overwritten"
+        ) from error
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)
         file.flush()
@@ -152,7 +169,9 @@ def verify_signature(public: str, signature: bytes, message: bytes, *, what: str
         VerificationError: it does not hold.
     """
     try:
-        Ed25519PublicKey.from_public_bytes(unb64(public, length=32, what="public key")).verify(signature, message)
+        Ed25519PublicKey.from_public_bytes(unb64(public, length=32, what="public key")).verify(
+            signature, message
+        )
     except (InvalidSignature, InputError) as error:
         raise VerificationError(f"{what}: the signature does not hold") from error
 
@@ -188,9 +207,14 @@ class Envelope:
         try:
             signature = unb64(text, length=64)
         except InputError as error:
-            raise VerificationError(f"{kind} {self.digest[:12]}: the signature of {signer} is malformed") from error
+            raise VerificationError(
+                f"{kind} {self.digest[:12]}: the signature of {signer} is malformed"
+            ) from error
         verify_signature(
-            public, signature, _signed_bytes(self.kind, self.payload), what=f"{kind} {self.digest[:12]} by {signer}"
+            public,
+            signature,
+            _signed_bytes(self.kind, self.payload),
+            what=f"{kind} {self.digest[:12]} by {signer}",
         )
 
     def to_json(self) -> Payload:
@@ -214,7 +238,7 @@ class Envelope:
             raise InputError("not a signed document: kind is text, payload and signatures are objects")
         if not all(isinstance(k, str) and isinstance(v, str) for k, v in signatures.items()):
             raise InputError("not a signed document: signatures are text by signer")
-        canonical(payload)  # refuses what could not have been signed
+        canonical(value)  # refuses what could not have been signed
         return cls(kind, payload, signatures)
 
     @classmethod
@@ -245,6 +269,13 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text[:20]} is too large")
+    return value
+
+
 def parse_json(data: bytes | str) -> Any:
     """Parse strict JSON: no duplicate keys, no NaN or infinity, UTF-8.
 
@@ -252,6 +283,10 @@ def parse_json(data: bytes | str) -> Any:
         InputError: anything else.
     """
     try:
-        return json.loads(data, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+        # json.loads guesses UTF-16 and UTF-32 from bytes: decode first.
+        text = data if isinstance(data, str) else data.decode()
+        return json.loads(
+            text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_float=_finite
+        )
     except (ValueError, RecursionError) as error:
         raise InputError(f"not JSON: {error}") from error

@@ -120,7 +120,9 @@ class SiloApp:
 
     def _refuse(self, action: str, error: FoedusError) -> m.Refusal:
         code = error.code if isinstance(error, Refused) else _code(error)
-        tellable = isinstance(error, VerificationError) or code in _TELLABLE
+        # A message that names a file of this node is about the node, not about what the server sent.
+        about_peer = isinstance(error, VerificationError) and str(self.home.path) not in error.message
+        tellable = about_peer or code in _TELLABLE
         said = error.message if tellable else "the node refuses; its own audit log holds the reason"
         _log.warning("refused %r: %s: %s", action, code, error.message)
         self.audit.append(self.home.party, "refused", action, {"code": code, "reason": error.message})
@@ -153,7 +155,12 @@ class SiloApp:
             self.home.party,
             "study.accepted",
             permit.digest,
-            {"run": request.run, "title": study.title, "purpose": study.purpose, "epsilon": price(study, treaty)},
+            {
+                "run": request.run,
+                "title": study.title,
+                "purpose": study.purpose,
+                "epsilon": price(study, treaty),
+            },
         )
         self._emit(run, "START")
         return m.KeysReply(keys=keys.to_json(), log_size=self.guard.log_size), b""
@@ -177,7 +184,13 @@ class SiloApp:
         guard.check_approvals(permit)  # 1
         guard.advance_log(request.log)  # 2
         cohort = guard.cohort(permit)  # 3
-        side: Side = "train" if plan.task == "train" else "test"
+        side: Side = "test" if plan.task == "evaluate" else "train"
+        context = run.silo.context
+        if self.journal.done(context.study, context.run, "upload", plan.round) is not None:
+            # Before the budget is touched: a server that asks again must not use it up.
+            raise Refused(
+                "ALREADY_DONE", f"round {plan.round} of run {context.run}: this silo has uploaded already"
+            )
         ref = guard.reserve(permit, plan)  # 4
         try:
             dataset = run.trainer.dataset(side, cohort)  # 5
@@ -185,7 +198,6 @@ class SiloApp:
             words = run.trainer.contribution(plan, dataset, weights)  # 6, 7
             masked, header = run.silo.mask(plan.round, words, task=plan.task)
         except BaseException:
-            context = run.silo.context
             if self.journal.done(context.study, context.run, "upload", plan.round) is None:
                 guard.ledger.abort(ref)
             raise
@@ -198,7 +210,11 @@ class SiloApp:
         run = self._run(request.run, request.batch)
         least = self.guard.treaty.min_silos
         if len(set(request.survivors)) < least:
-            raise Refused("TOO_FEW_SILOS", f"a sum over fewer than {least} silos is not opened under this treaty")
+            raise Refused(
+                "TOO_FEW_SILOS", f"a sum over fewer than {least} silos is not opened under this treaty"
+            )
+        if request.round not in run.reserved:
+            raise ProtocolError(f"round {request.round}: this silo uploaded nothing in batch {request.batch}")
         statement, seeds, mask_keys = run.silo.answer(request.round, request.survivors)
         plan = run.permit.study.round(request.round, self.guard.treaty)
         self.guard.settle(run.reserved[request.round], plan, request.survivors)
@@ -206,7 +222,9 @@ class SiloApp:
         run.settled[request.round] = {"round": request.round, "task": plan.task, **to_json(event)}
         return (
             m.AnswerReply(
-                statement=statement.to_json(), seeds=m.boxes_to_json(seeds), mask_keys=m.boxes_to_json(mask_keys)
+                statement=statement.to_json(),
+                seeds=m.boxes_to_json(seeds),
+                mask_keys=m.boxes_to_json(mask_keys),
             ),
             b"",
         )
@@ -242,7 +260,9 @@ class SiloApp:
     def _run(self, run: str, batch: int) -> _Run:
         found = self._runs.get((run, batch))
         if found is None:
-            raise Refused("NO_SET_UP", f"run {run}, batch {batch}: not set up with this node since it started")
+            raise Refused(
+                "NO_SET_UP", f"run {run}, batch {batch}: not set up with this node since it started"
+            )
         return found
 
     def _emit(self, run: _Run, event: str) -> None:

@@ -33,7 +33,9 @@ class Dataset:
     labels: npt.NDArray[np.int64]
 
 
-def quantities(orders: ibis.Table, study: Study, as_of: date, cohort: pd.DataFrame, retention_days: int) -> ibis.Table:
+def quantities(
+    orders: ibis.Table, study: Study, as_of: date, cohort: pd.DataFrame, retention_days: int
+) -> ibis.Table:
     """One row a customer of the cohort known before `as_of`: what the features are made of, and the label.
 
     The consent is joined first: rows of anyone else are not read further. Neither are orders older than
@@ -46,11 +48,17 @@ def quantities(orders: ibis.Table, study: Study, as_of: date, cohort: pd.DataFra
     oldest = as_of - timedelta(days=retention_days)
     orders = orders.filter(orders[names.date].cast("date") >= ibis.literal(oldest))
     day = orders[names.date].cast("date")
-    lines = orders.select(customer=orders[names.customer].cast("string"), day=day, amount=orders[names.amount].cast("float64"))
+    lines = orders.select(
+        customer=orders[names.customer].cast("string"), day=day, amount=orders[names.amount].cast("float64")
+    )
     days = lines.group_by("customer", "day").aggregate(amount=lines.amount.sum())
     past = days.filter(days.day < ibis.literal(as_of))
     horizon = as_of + timedelta(days=study.label.horizon_days)
-    future = days.filter(days.day >= ibis.literal(as_of), days.day < ibis.literal(horizon)).select("customer").distinct()
+    future = (
+        days.filter(days.day >= ibis.literal(as_of), days.day < ibis.literal(horizon))
+        .select("customer")
+        .distinct()
+    )
 
     def since(d: int) -> ibis.Value:
         return (past.day >= ibis.literal(as_of - timedelta(days=d))).cast("int64").sum().cast("float64")
@@ -85,10 +93,15 @@ def load(orders: ibis.Table, study: Study, side: Side, cohort: pd.DataFrame, ret
     if study.split.by == "column":
         names = study.table
         members = orders.filter(orders[study.split.column].cast("string") == side)
-        chosen = members.select(customer=members[names.customer].cast("string")).distinct().execute()["customer"]
+        chosen = (
+            members.select(customer=members[names.customer].cast("string")).distinct().execute()["customer"]
+        )
         frame = frame[frame["customer"].isin(set(chosen))]
     else:
-        on_side = [in_training(str(c), study.split.salt, study.split.train) == (side == "train") for c in frame["customer"]]
+        on_side = [
+            in_training(str(c), study.split.salt, study.split.train) == (side == "train")
+            for c in frame["customer"]
+        ]
         frame = frame[np.array(on_side, dtype=bool)]
     columns = []
     for feature in study.features:
@@ -98,11 +111,17 @@ def load(orders: ibis.Table, study: Study, side: Side, cohort: pd.DataFrame, ret
                 f"the feature {feature.name!r} has missing or infinite values",
                 remedy=f"look for empty or infinite {study.table.amount!r} and {study.table.date!r} in the table",
             )
-        low, high = (np.log1p(feature.lower), np.log1p(feature.upper)) if feature.log else (feature.lower, feature.upper)
+        low, high = (
+            (np.log1p(feature.lower), np.log1p(feature.upper))
+            if feature.log
+            else (feature.lower, feature.upper)
+        )
         scaled = np.log1p(np.maximum(values, 0)) if feature.log else values
         columns.append(np.clip((scaled - low) / (high - low), 0, 1) * 2 - 1)
     inputs = np.stack(columns, axis=1) if columns else np.zeros((len(frame), 0))
-    return Dataset(frame["customer"].to_numpy(dtype=np.str_), inputs, frame["churned"].to_numpy(dtype=np.int64))
+    return Dataset(
+        frame["customer"].to_numpy(dtype=np.str_), inputs, frame["churned"].to_numpy(dtype=np.int64)
+    )
 
 
 def in_training(customer: str, salt: str, part: float) -> bool:

@@ -72,7 +72,6 @@ from flwr.supercore.inflatable.inflatable_object import (
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 from flwr.supercore.runtime_version_compatibility import RuntimeVersionMetadata
-from google.protobuf.message import DecodeError
 
 from ..documents import read_private_file, write_private_file
 from ..errors import InputError, Unreachable
@@ -257,7 +256,9 @@ class _Connection:
 
     def _open(self) -> httpx.Client:
         # no redirects: a signed request goes where the link says and nowhere else
-        return httpx.Client(verify=self._tls, timeout=httpx.Timeout(60.0, connect=10.0), follow_redirects=False)
+        return httpx.Client(
+            verify=self._tls, timeout=httpx.Timeout(60.0, connect=10.0), follow_redirects=False
+        )
 
     def reopen(self) -> None:
         """Forget the pooled connections."""
@@ -271,7 +272,7 @@ class _Connection:
         self._client.close()
 
     def _signature(self) -> dict[str, str]:
-        # Flower signs nothing but the time (TLS protects the rest), so one signature serves a burst of requests
+        # Flower signs the time and nothing else (TLS protects the rest): one signature serves a burst
         with self._signing:
             made, timestamp, signature = self._signed
             if time.monotonic() - made > _SIGNATURE_AGE:
@@ -296,7 +297,11 @@ class _Connection:
                 "POST",
                 self._base + route,
                 content=request.SerializeToString(deterministic=True),
-                headers={**self._headers, **self._signature(), **({"foedus-wait": str(wait)} if wait else {})},
+                headers={
+                    **self._headers,
+                    **self._signature(),
+                    **({"foedus-wait": str(wait)} if wait else {}),
+                },
                 timeout=timeout if timeout is not None else httpx.USE_CLIENT_DEFAULT,
             ) as response:
                 self._warn(response)
@@ -309,13 +314,17 @@ class _Connection:
                     body += chunk
                     if len(body) > MAX_MESSAGE + 2**20:  # the envelope around a message
                         raise _TooLarge
-        except (httpx.HTTPError, httpx.StreamError, RuntimeError) as error:  # RuntimeError: closed by reopen()
+        except (
+            httpx.HTTPError,
+            httpx.StreamError,
+            RuntimeError,
+        ) as error:  # RuntimeError: closed by reopen()
             if isinstance(_root(error), ssl.SSLCertVerificationError):
                 raise _Untrusted(str(_root(error))) from error
             raise _Lost(str(error) or type(error).__name__) from error
         try:
             return response_type.FromString(bytes(body))
-        except DecodeError as error:
+        except Exception as error:  # protobuf's DecodeError, whose package has no types
             raise _Lost("an answer that is not Flower's") from error
 
     def _warn(self, response: httpx.Response) -> None:
@@ -372,7 +381,7 @@ class _Node:
                     wait = poll
                     while not stop.is_set():
                         asked = time.monotonic()
-                        if self._answer_next() or time.monotonic() - asked > _HOLD / 2:
+                        if self._answer_next() or time.monotonic() - asked > _HOLD / 4:
                             wait = poll  # answered, or held by the gateway: ask again at once
                         else:
                             stop.wait(wait)
@@ -382,7 +391,7 @@ class _Node:
                     if not ever:
                         raise Unreachable(
                             f"{self._link.address}: the server's certificate is not to be trusted ({error})",
-                            remedy=f"check the address and that {self._link.root_certificates} is the server's CA",
+                            remedy=f"check the address, and that {self._link.root_certificates} is its CA",
                         ) from error
                     backoff = self._pause(stop, backoff, error)
                 except (_Lost, _Denied) as error:
@@ -557,7 +566,9 @@ class _Node:
                 _log.info("run %d: the reply is no longer wanted (%s)", metadata.run_id, error)
             except _TooLarge:
                 _log.error("run %d: a reply beyond %d bytes was not sent", metadata.run_id, MAX_MESSAGE)
-                failed = Message(metadata=metadata, error=Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, FAILED))
+                failed = Message(
+                    metadata=metadata, error=Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, FAILED)
+                )
                 with contextlib.suppress(_Denied):
                     self._push(_Reply(failed, waiting.instruction_id, waiting.inline, waiting.seconds))
                 self._on_event("failed", detail)

@@ -28,7 +28,7 @@ from ..compliance.consent import ConsentRegister
 from ..documents import Envelope, parse_json
 from ..errors import BudgetExceeded, InputError, ProtocolError, Refused, VerificationError
 from ..federation import study as studies
-from ..federation.messages import KeysRequest, LogHead, LoggedEntry
+from ..federation.messages import KeysRequest, LoggedEntry, LogHead
 from ..federation.study import RoundPlan, Study
 from ..privacy.accountant import ZCDP
 from ..privacy.events import Event
@@ -80,7 +80,10 @@ class Guard:
         given = tuple(Envelope.from_json(a) for a in request.approvals)
         permit = Permit(study, envelope.digest, request.run, given)
         self.check_approvals(permit)
-        if list(request.rounds) != sorted(set(request.rounds)) or not 1 <= request.rounds[0] <= request.rounds[-1] <= study.rounds:
+        if (
+            list(request.rounds) != sorted(set(request.rounds))
+            or not 1 <= request.rounds[0] <= request.rounds[-1] <= study.rounds
+        ):
             raise Refused("UNKNOWN_ROUND", f"the study has rounds 1 to {study.rounds}, asked for are others")
         head = self.advance_log(request.log)
         self._check_started(request.started, head, permit)
@@ -118,9 +121,13 @@ class Guard:
             record = parse_json(entry.body)
         except InputError as error:
             raise ProtocolError(f"log entry {entry.index}: {error.message}") from error
-        told = (record.get("action"), record.get("subject"), record.get("details", {}).get("run"))
+        if not isinstance(record, dict) or not isinstance(record.get("details"), dict):
+            raise ProtocolError(f"log entry {entry.index} is no entry of an audit log")
+        told = (record.get("action"), record.get("subject"), record["details"].get("run"))
         if told != ("run.started", permit.digest, permit.run):
-            raise VerificationError(f"log entry {entry.index} is not the start of run {permit.run} of this study")
+            raise VerificationError(
+                f"log entry {entry.index} is not the start of run {permit.run} of this study"
+            )
 
     def cohort(self, permit: Permit) -> pd.DataFrame:
         """Check 3, first half: who consents to the study's purpose now (column `subject`)."""
@@ -130,9 +137,13 @@ class Guard:
         """Check 3, second half, once the cohort met the table."""
         low, high = self.treaty.min_cohort, self.treaty.max_cohort
         if customers < low:
-            raise Refused("COHORT_TOO_SMALL", f"the cohort has {customers} customers, the treaty wants {low} or more")
+            raise Refused(
+                "COHORT_TOO_SMALL", f"the cohort has {customers} customers, the treaty wants {low} or more"
+            )
         if customers > high:
-            raise Refused("COHORT_TOO_LARGE", f"the cohort has {customers} customers, the treaty allows {high}")
+            raise Refused(
+                "COHORT_TOO_LARGE", f"the cohort has {customers} customers, the treaty allows {high}"
+            )
 
     def reserve(self, permit: Permit, plan: RoundPlan) -> int:
         """Check 4: set the round's event aside, at the most it can cost; its number in the ledger."""

@@ -24,7 +24,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from ..compliance.treaty import Document, Name, explain
-from ..documents import SigningKey
+from ..documents import SigningKey, read_text
 from ..errors import InputError
 from .fleet import FleetLink, generate_node_key
 
@@ -52,11 +52,11 @@ class Home:
             InputError: missing or malformed.
         """
         file = path / "node.yaml"
+        if not file.exists():
+            raise InputError(f"{file}: no such file", remedy="foedus node init DIR makes a node's directory")
         try:
-            content = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise InputError(f"{file}: {error.strerror or error}", remedy="foedus node init DIR makes one") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            content = yaml.safe_load(read_text(file))
+        except yaml.YAMLError as error:
             raise InputError(f"{file}: not YAML: {error}") from error
         try:
             return cls(path, Settings.model_validate(content))
@@ -69,7 +69,9 @@ class Home:
         path.mkdir(parents=True, exist_ok=True)
         SigningKey.generate().save(path / "identity.key")
         generate_node_key(path / "fleet.key")
-        (path / "node.yaml").write_text(yaml.safe_dump(settings.model_dump(), sort_keys=False), encoding="utf-8")
+        (path / "node.yaml").write_text(
+            yaml.safe_dump(settings.model_dump(), sort_keys=False), encoding="utf-8"
+        )
         return cls(path, settings)
 
     @property

@@ -7,6 +7,7 @@ import signal
 import threading
 from pathlib import Path
 
+from . import sources
 from .app import SiloApp
 from .fleet import serve
 from .home import Home
@@ -24,10 +25,16 @@ def run(path: Path) -> None:
     home = Home.load(path)
     app = SiloApp(home)
     check(app)
+    with sources.table(
+        home.table, "orders"
+    ) as orders:  # a table that can't be read is found now, not in a round
+        _log.info("table %s: %s", home.table, ", ".join(orders.columns))
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    _log.info("node of %s: treaty %s, serving %s", home.party, app.guard.treaty_digest[:12], home.settings.server)
+    _log.info(
+        "node of %s: treaty %s, serving %s", home.party, app.guard.treaty_digest[:12], home.settings.server
+    )
     serve(home.link, app, stop=stop, on_event=lambda name, detail: _log.info("%s %s", name, detail))
 
 

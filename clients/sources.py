@@ -37,7 +37,7 @@ def table(path: Path, name: str) -> Iterator[ibis.Table]:
             connection = ibis.duckdb.connect()
             read = connection.read_csv if suffix == ".csv" else connection.read_parquet
             found = read(path, table_name=name)
-    except Exception as error:  # noqa: BLE001 - Ibis and DuckDB have no common root of errors
+    except Exception as error:
         if connection is not None:
             connection.disconnect()
         detail = str(error).splitlines()[0][:200] if str(error) else type(error).__name__

@@ -12,7 +12,7 @@ import pandas as pd
 
 from ..errors import ProtocolError
 from ..federation import models
-from ..federation.study import RoundPlan, Study, row_bound
+from ..federation.study import RoundPlan, Study, curvature_shape, row_bound
 from ..federation.tasks import evaluate, train
 from ..privacy.clipping import clipped_sum
 from ..privacy.noise import Keystream, discrete_gaussian
@@ -58,7 +58,11 @@ class Trainer:
             InputError: weights or data that are not finite, or a sum that would wrap around.
         """
         stream = Keystream()
-        if plan.task == "train":
+        if plan.task == "curvature":
+            rows = train.curvature(dataset.inputs)
+            bound = curvature_shape(dataset.inputs.shape[1] + 1).bound
+            summed = clipped_sum(rows, bound, 2**plan.scale_bits, stream)
+        elif plan.task == "train":
             module = models.build(self.study.model, dataset.inputs.shape[1])
             models.load(module, weights)
             clip = self.study.training.clip
@@ -69,6 +73,8 @@ class Trainer:
             cells = evaluate.contributions(scores, dataset.labels, self.study)
             summed = cells.sum(axis=0, dtype=np.int64) * 2**plan.scale_bits
         if summed.size != plan.dimension:
-            raise ProtocolError(f"round {plan.round}: {summed.size} numbers where the study says {plan.dimension}")
+            raise ProtocolError(
+                f"round {plan.round}: {summed.size} numbers where the study says {plan.dimension}"
+            )
         noisy = summed + self.sampler(plan.sigma, plan.dimension, stream)
         return codec.wrap(noisy, bound=(2 ** (codec.MODULUS_BITS - 1) - 1) // self.silos)

@@ -83,7 +83,11 @@ def verify_one(envelope: Envelope, treaty: Treaty, *, treaty_digest: str) -> App
     if approval.treaty != treaty_digest:
         raise VerificationError(f"the approval by {approval.approver} is under another treaty")
     for approver in treaty.approvers:
-        if (approver.name, approver.level, approver.party) == (approval.approver, approval.level, approval.party):
+        if (approver.name, approver.level, approver.party) == (
+            approval.approver,
+            approval.level,
+            approval.party,
+        ):
             envelope.check(KIND, approver.name, approver.signing_key)
             return approval
     raise VerificationError(f"{approval.approver} is no {approval.level} approver of the treaty")

@@ -28,11 +28,14 @@ KIND = "evidence"
 MANIFEST = "manifest.json"
 MAX_FILE = 256 << 20
 MAX_FILES = 200
+MAX_TOTAL = 512 << 20
 
 
 def write(path: Path, files: Mapping[str, bytes], signer: str, key: SigningKey) -> str:
     """Write a bundle; equal files give equal bytes. Returns its SHA-256 (hex)."""
-    manifest = Envelope(KIND, {"files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}})
+    manifest = Envelope(
+        KIND, {"files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}}
+    )
     partial = path.with_name(path.name + ".partial")
     with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as bundle:
         for name, data in sorted({**files, MANIFEST: manifest.signed(signer, key).dumps()}.items()):
@@ -53,7 +56,8 @@ def read(path: Path) -> tuple[Envelope, dict[str, bytes]]:
     try:
         with zipfile.ZipFile(path) as bundle:
             entries = bundle.infolist()
-            if len(entries) > MAX_FILES or any(e.file_size > MAX_FILE for e in entries):
+            sizes = [e.file_size for e in entries]
+            if len(sizes) > MAX_FILES or max(sizes, default=0) > MAX_FILE or sum(sizes) > MAX_TOTAL:
                 raise InputError(f"{path}: larger than an evidence bundle may be")
             if len({e.filename for e in entries}) != len(entries):
                 raise VerificationError(f"{path}: a file occurs twice")

@@ -83,7 +83,9 @@ class Coordinator(Document):
 class PurposeTerms(Document):
     """The lifetime budget of one purpose at every silo."""
 
-    purpose: str = Field(min_length=3, max_length=200, description="DPV purpose, e.g. dpv:ServiceOptimisation")
+    purpose: str = Field(
+        min_length=3, max_length=200, description="DPV purpose, e.g. dpv:ServiceOptimisation"
+    )
     epsilon: float = Field(gt=0, le=100)
     delta: float = Field(gt=0, lt=1e-3)
 
@@ -133,6 +135,7 @@ class Treaty(Document):
             ("a key is used by parties or the coordinator", keys),
             ("a node key is used", [p.node_key for p in self.parties]),
             ("a purpose is listed", [p.purpose for p in self.purposes]),
+            ("a scientist is named", [s.name for s in self.scientists]),
             ("an approver is named", [a.name for a in self.approvers]),
             ("an approver's key is used", [a.signing_key for a in self.approvers]),
         ):
@@ -212,6 +215,18 @@ def explain(error: ValidationError, what: str) -> InputError:
     return InputError(f"{what}: " + "; ".join(faults[:8]))
 
 
+def draft(content: object) -> Treaty:
+    """A treaty from parsed YAML or JSON, not yet signed by anyone.
+
+    Raises:
+        InputError: a field is missing, unknown or contradicts another.
+    """
+    try:
+        return Treaty.model_validate(content)
+    except ValidationError as error:
+        raise explain(error, "treaty") from error
+
+
 def parse(envelope: Envelope) -> Treaty:
     """The treaty in an envelope, its signatures not yet checked.
 
@@ -220,10 +235,7 @@ def parse(envelope: Envelope) -> Treaty:
     """
     if envelope.kind != KIND:
         raise InputError(f"a treaty was expected, this is a {envelope.kind!r}")
-    try:
-        return Treaty.model_validate(envelope.payload)
-    except ValidationError as error:
-        raise explain(error, "treaty") from error
+    return draft(envelope.payload)
 
 
 def verify(envelope: Envelope) -> Treaty:

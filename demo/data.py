@@ -37,10 +37,15 @@ def cdnow() -> Orders:
         InputError: `lifetimes` is not installed, or holds another file.
     """
     spec = importlib.util.find_spec("lifetimes")
-    file = None if spec is None or spec.origin is None else Path(spec.origin).parent / "datasets" / "CDNOW_master.txt"
+    file = (
+        None
+        if spec is None or spec.origin is None
+        else Path(spec.origin).parent / "datasets" / "CDNOW_master.txt"
+    )
     if file is None or not file.exists():
         raise InputError(
-            "the CDNOW purchase log is not installed", remedy="pip install 'foedus[demo]', or give your own --orders FILE"
+            "the CDNOW purchase log is not installed",
+            remedy="pip install 'foedus[demo]', or give your own --orders FILE",
         )
     frame = pd.read_csv(file, sep=r"\s+")
     frame.columns = pd.Index(["customer", "date", "quantity", "amount"])
@@ -74,7 +79,8 @@ def from_file(path: Path) -> Orders:
         raise InputError(f"{path}: can't be read: {error}") from error
     if missing := [c for c in ("customer", "date", "amount") if c not in frame.columns]:
         raise InputError(
-            f"{path}: no column {', '.join(missing)}", remedy=f"rename yours; it has: {', '.join(map(str, frame.columns))}"
+            f"{path}: no column {', '.join(missing)}",
+            remedy=f"rename yours; it has: {', '.join(map(str, frame.columns))}",
         )
     dates = pd.to_datetime(frame["date"], errors="coerce")
     amounts = pd.to_numeric(frame["amount"], errors="coerce")
@@ -87,7 +93,11 @@ def from_file(path: Path) -> Orders:
             line = int(np.flatnonzero(np.asarray(bad))[0]) + 2
             raise InputError(f"{path}: line {line}: the {name} is missing or not valid")
     clean = pd.DataFrame(
-        {"customer": frame["customer"].astype(str), "date": dates.dt.date, "amount": amounts.astype(np.float64)}
+        {
+            "customer": frame["customer"].astype(str),
+            "date": dates.dt.date,
+            "amount": amounts.astype(np.float64),
+        }
     )
     return Orders(clean, path.name, split_column=False)
 
@@ -95,7 +105,10 @@ def from_file(path: Path) -> Orders:
 def deal(orders: Orders, shares: Sequence[float]) -> list[pd.DataFrame]:
     """Each customer to one partner, by a hash of their number, in parts of about `shares`."""
     edges = np.cumsum(shares) / sum(shares)
-    place = {c: int(np.searchsorted(edges, _unit("partner", c), side="right")) for c in orders.frame["customer"].unique()}
+    place = {
+        c: int(np.searchsorted(edges, _unit("partner", c), side="right"))
+        for c in orders.frame["customer"].unique()
+    }
     partner = orders.frame["customer"].map(place).clip(upper=len(shares) - 1)
     return [orders.frame[partner == i].reset_index(drop=True) for i in range(len(shares))]
 

@@ -47,7 +47,13 @@ class Benchmark:
     def row(self, name: str, scores: Floats, customers: int) -> Row:
         """How well `scores` (higher: more likely to churn) rank the test customers."""
         labels = self.test.labels
-        return Row(name, exact_auc(scores, labels), exact_pr_auc(scores, labels), exact_pr_auc(-scores, 1 - labels), customers)
+        return Row(
+            name,
+            exact_auc(scores, labels),
+            exact_pr_auc(scores, labels),
+            exact_pr_auc(-scores, 1 - labels),
+            customers,
+        )
 
     def model_row(self, name: str, weights: Floats, customers: int) -> Row:
         return self.row(name, self.scores(weights), customers)
@@ -96,10 +102,10 @@ def fit(study: Study, dataset: Dataset) -> Floats:
         optimiser.zero_grad()
         penalty = sum((p**2).sum() for p in module.parameters()) * study.training.l2 / 2
         value = nn.functional.binary_cross_entropy_with_logits(module(x).squeeze(-1), y) + penalty
-        value.backward()
+        value.backward()  # type: ignore[no-untyped-call]
         return value
 
-    optimiser.step(loss)  # type: ignore[arg-type]
+    optimiser.step(loss)  # type: ignore[no-untyped-call]
     return models.to_vector(module)
 
 

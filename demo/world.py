@@ -18,7 +18,16 @@ from ..errors import InputError
 from ..federation.study import Draft, Study, resolve
 from .data import Orders, consents, deal
 
-NAMES = ("aster-music", "birch-records", "cedar-sound", "dune-media", "elm-audio", "fern-discs", "gale-tapes", "holly-vinyl")
+NAMES = (
+    "aster-music",
+    "birch-records",
+    "cedar-sound",
+    "dune-media",
+    "elm-audio",
+    "fern-discs",
+    "gale-tapes",
+    "holly-vinyl",
+)
 SHARES = (0.35, 0.30, 0.20, 0.15)
 NOTICE = "2026-01/en"
 PEOPLE = ("dana", "bruno", "delia")
@@ -60,19 +69,27 @@ class World:
 
 
 def build(
-    root: Path, orders: Orders, draft: Draft, *, silos: int = 4, gateway: str = "127.0.0.1:1", consent: bool = True
+    root: Path,
+    orders: Orders,
+    draft: Draft,
+    *,
+    silos: int = 4,
+    gateway: str = "127.0.0.1:1",
+    consent: bool = True,
+    may_exist: bool = False,
 ) -> World:
     """Deal `orders` to `silos` partners and make all they need.
 
     Args:
         gateway: where the nodes will find the server. consent: False lets everybody consent.
+        may_exist: the caller made the directory and knows what is in it.
 
     Raises:
         InputError: the directory is in use, or the number of silos is not 3 to 8.
     """
     if not 3 <= silos <= len(NAMES):
         raise InputError(f"{silos} silos: from 3 to {len(NAMES)} can be played here")
-    if root.exists() and any(root.iterdir()):
+    if not may_exist and root.exists() and any(root.iterdir()):
         raise InputError(f"{root}: not empty", remedy="choose another --dir, or remove it")
     names = NAMES[:silos]
     shares = SHARES if silos == len(SHARES) else (1.0,) * silos
@@ -114,7 +131,9 @@ def _person(root: Path, name: str) -> str:
     return key.public
 
 
-def _treaty(root: Path, homes: dict[str, Path], draft: Draft, coordinator: SigningKey, largest: int) -> Treaty:
+def _treaty(
+    root: Path, homes: dict[str, Path], draft: Draft, coordinator: SigningKey, largest: int
+) -> Treaty:
     n = len(homes)
     author, business, dpo = draft.author, "bruno", "delia"
     approvers = [
@@ -139,13 +158,16 @@ def _treaty(root: Path, homes: dict[str, Path], draft: Draft, coordinator: Signi
         coordinator=Coordinator(origin="foedus.demo/log", signing_key=coordinator.public),
         scientists=(Person(name=author, signing_key=_person(root, author)),),
         approvers=tuple(approvers),
-        purposes=(PurposeTerms(purpose=draft.purpose, epsilon=2 * draft.privacy.epsilon, delta=draft.privacy.delta),),
+        purposes=(
+            PurposeTerms(purpose=draft.purpose, epsilon=2 * draft.privacy.epsilon, delta=draft.privacy.delta),
+        ),
         min_silos=3,
         min_cohort=50,
         max_cohort=max(10_000, 10 ** len(str(largest))),
         colluders=max(1, (n - 1) // 3),
         overlap=Overlap(
-            max_partners_per_customer=1, attestation="Made for the demo: every customer was dealt to one partner only."
+            max_partners_per_customer=1,
+            attestation="Made for the demo: every customer was dealt to one partner only.",
         ),
         retention_days=1096,
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from flwr.app import Message
@@ -25,6 +26,8 @@ Observe = Callable[[str, Mapping[str, Any]], None]
 Reply = TypeVar("Reply", bound=m.Content)
 HeadFor = Callable[[str], m.LogHead]
 _POLL = 0.02
+_WOKEN = 0.3  # seconds: the longest wait where the transport wakes us when a reply is in
+SET_UP_PATIENCE = 4.0
 
 
 @dataclass
@@ -53,9 +56,11 @@ class SecureSum:
 
     Args:
         nodes: silo -> Flower node id.
-        seconds: deadline of one trip.
+        seconds: deadline of one trip; set-up, for which a silo reads its table for the first time, has
+            `SET_UP_PATIENCE` times as long.
         head: the log head to send to a silo (it differs: each has seen another size).
         observe: called with (kind, data) as things happen.
+        pause: waits up to so many seconds for replies; a transport that can be woken passes its own.
     """
 
     grid: Grid
@@ -66,6 +71,7 @@ class SecureSum:
     head: HeadFor
     acknowledge: Callable[[str, int], None]
     observe: Observe = lambda kind, data: None
+    pause: Callable[[float], None] = time.sleep
     out: dict[str, Silence] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -83,15 +89,18 @@ class SecureSum:
         Raises:
             Abandoned: fewer than t silos took part.
         """
-        for silo, (reply, _) in self._trip("keys", {s: (request(s), b"") for s in self.present}, m.KeysReply).items():
+        patience = SET_UP_PATIENCE * self.seconds
+        requests = {s: (request(s), b"") for s in self.present}
+        for silo, (reply, _) in self._trip("keys", requests, m.KeysReply, patience).items():
             self.acknowledge(silo, reply.log_size)
-            self._take(silo, lambda r=reply, s=silo: self.aggregator.add_advertisement(s, Envelope.from_json(r.keys)))
+            self._take(silo, partial(self._add_keys, silo, reply))
         self.aggregator.require(len(self.present), "set-up, keys")
         keys = [e.to_json() for e in self.aggregator.advertisements]
         run, batch = self.context.run, self.context.batch
         shares = m.SharesRequest(run=run, batch=batch, keys=keys)
-        for silo, (answer, _) in self._trip("shares", {s: (shares, b"") for s in self.present}, m.SharesReply).items():
-            self._take(silo, lambda r=answer, s=silo: self.aggregator.add_boxes(s, m.boxes_from_json(r.boxes)))
+        deals = {s: (shares, b"") for s in self.present}
+        for silo, (answer, _) in self._trip("shares", deals, m.SharesReply, patience).items():
+            self._take(silo, partial(self._add_boxes, silo, answer))
         self.aggregator.require(len(self.present), "set-up, shares")
         self.observe("set-up", {"participants": list(self.aggregator.participants)})
 
@@ -115,37 +124,46 @@ class SecureSum:
             requests[silo] = (content, data)
         for silo, (reply, words) in self._trip("vector", requests, m.VectorReply).items():
             self.acknowledge(silo, reply.log_size)
-            self._take(
-                silo,
-                lambda r=reply, s=silo, w=words: aggregator.add_vector(number, s, w, Envelope.from_json(r.header)),
-            )
+            self._take(silo, partial(self._add_vector, number, silo, reply, words))
         survivors = aggregator.survivors(number)
         ask = m.AnswerRequest(run=run, batch=batch, round=number, survivors=list(survivors))
         replies = self._trip("answer", {s: (ask, b"") for s in self.present if s in survivors}, m.AnswerReply)
         for silo, (answer, _) in replies.items():
-            self._take(
-                silo,
-                lambda r=answer, s=silo: aggregator.add_answer(
-                    number,
-                    s,
-                    Envelope.from_json(r.statement),
-                    m.boxes_from_json(r.seeds, length=32),
-                    m.boxes_from_json(r.mask_keys, length=32),
-                ),
-            )
+            self._take(silo, partial(self._add_answer, number, silo, answer))
         total = aggregator.total(number)
         return Sum(number, total, survivors, aggregator.transcript(number))
 
     def receipts(self) -> dict[str, Envelope]:
         """Every present node's signed statement of what the run cost and which log it saw."""
         requests = {s: (m.ReceiptRequest(run=self.context.run, log=self.head(s)), b"") for s in self.present}
-        found = {}
+        found: dict[str, Envelope] = {}
         for silo, (reply, _) in self._trip("receipt", requests, m.ReceiptReply).items():
             self.acknowledge(silo, reply.log_size)
-            envelope = Envelope.from_json(reply.receipt)
-            self._take(silo, lambda e=envelope, s=silo: e.check("receipt", s, self.roster.key(s)))
-            found[silo] = envelope
-        return {s: e for s, e in found.items() if s not in self.out}
+            self._take(silo, partial(self._add_receipt, found, silo, reply))
+        return found
+
+    def _add_receipt(self, found: dict[str, Envelope], silo: str, reply: m.ReceiptReply) -> None:
+        envelope = Envelope.from_json(reply.receipt)
+        envelope.check("receipt", silo, self.roster.key(silo))
+        found[silo] = envelope
+
+    def _add_keys(self, silo: str, reply: m.KeysReply) -> None:
+        self.aggregator.add_advertisement(silo, Envelope.from_json(reply.keys))
+
+    def _add_boxes(self, silo: str, reply: m.SharesReply) -> None:
+        self.aggregator.add_boxes(silo, m.boxes_from_json(reply.boxes))
+
+    def _add_vector(self, number: int, silo: str, reply: m.VectorReply, words: bytes) -> None:
+        self.aggregator.add_vector(number, silo, words, Envelope.from_json(reply.header))
+
+    def _add_answer(self, number: int, silo: str, reply: m.AnswerReply) -> None:
+        self.aggregator.add_answer(
+            number,
+            silo,
+            Envelope.from_json(reply.statement),
+            m.boxes_from_json(reply.seeds, length=32),
+            m.boxes_from_json(reply.mask_keys, length=32),
+        )
 
     def _take(self, silo: str, step: Callable[[], Any]) -> None:
         """Run a check of one silo's reply; what does not hold puts that silo out, not the round."""
@@ -159,10 +177,14 @@ class SecureSum:
         self.observe("silo-out", {"silo": silence.silo, "code": silence.code, "message": silence.message})
 
     def _trip(
-        self, action: str, requests: Mapping[str, tuple[m.Content, bytes]], reply: type[Reply]
+        self,
+        action: str,
+        requests: Mapping[str, tuple[m.Content, bytes]],
+        reply: type[Reply],
+        seconds: float | None = None,
     ) -> dict[str, tuple[Reply, bytes]]:
         """Send one message each, wait for all replies or the deadline; the silent and the refusing are out."""
-        started = time.monotonic()
+        started, limit = time.monotonic(), self.seconds if seconds is None else seconds
         silos = list(requests)
         outgoing = [
             Message(
@@ -170,13 +192,15 @@ class SecureSum:
                 dst_node_id=self.nodes[silo],
                 message_type=f"query.{action}",
                 group_id=f"{self.context.batch}",
-                ttl=max(60.0, 2 * self.seconds),
+                ttl=max(60.0, 2 * limit),
             )
             for silo in silos
         ]
         waiting = dict(zip(self.grid.push_messages(outgoing), silos, strict=True))
         replies: dict[str, tuple[Reply, bytes]] = {}
-        while waiting and time.monotonic() - started < self.seconds:
+        # From here: on an in-process Grid the silos do all their work inside push_messages.
+        deadline = time.monotonic() + limit
+        while waiting and time.monotonic() < deadline:
             pulled = list(self.grid.pull_messages(list(waiting)))
             for message in pulled:
                 silo = waiting.pop(message.metadata.reply_to_message_id, None)
@@ -187,10 +211,12 @@ class SecureSum:
                 except _Out as out:
                     self._give_up(Silence(silo, out.code, out.message, out.log_size))
             if waiting and not pulled:
-                time.sleep(_POLL)
+                self.pause(_POLL if self.pause is time.sleep else _WOKEN)
         for silo in waiting.values():
-            self._give_up(Silence(silo, "SILENT", f"no reply to {action!r} within {self.seconds:g} s"))
-        self.observe("trip", {"action": action, "seconds": time.monotonic() - started, "replies": len(replies)})
+            self._give_up(Silence(silo, "SILENT", f"no reply to {action!r} within {limit:g} s"))
+        self.observe(
+            "trip", {"action": action, "seconds": time.monotonic() - started, "replies": len(replies)}
+        )
         return replies
 
     def _read(self, message: Message, reply: type[Reply]) -> tuple[Reply, bytes]:
@@ -205,7 +231,7 @@ class SecureSum:
         raise _Out(refusal.code, refusal.message, refusal.log_size)
 
 
-class _Out(Exception):  # noqa: N818 - not an error of ours: it only carries why a silo is out
+class _Out(Exception):
     def __init__(self, code: str, message: str, log_size: int | None = None) -> None:
         super().__init__(message)
         self.code, self.message, self.log_size = code, message, log_size

@@ -21,7 +21,7 @@ RUN_ID = 1
 """The run id of every simulation."""
 
 
-class LocalGrid(Grid):
+class LocalGrid(Grid):  # type: ignore[misc]  # flwr is not typed for us
     """Silos in this process, in place of SuperLink and nodes.
 
     Args:
@@ -44,7 +44,9 @@ class LocalGrid(Grid):
         self._replies: dict[str, Message] = {}
         self.bytes_up: dict[int, int] = dict.fromkeys(apps, 0)
         self._contexts = {
-            node: Context(run_id=RUN_ID, node_id=node, node_config={}, state=RecordDict(), run_config={}, series_id=1)
+            node: Context(
+                run_id=RUN_ID, node_id=node, node_config={}, state=RecordDict(), run_config={}, series_id=1
+            )
             for node in apps
         }
         # Flower 1.41 makes messages only inside a task; a simulation is a task of its own.
@@ -83,7 +85,10 @@ class LocalGrid(Grid):
                 continue
             if reply.has_content():
                 self.bytes_up[node] += sum(
-                    len(v) for r in reply.content.config_records.values() for v in r.values() if isinstance(v, bytes)
+                    len(v)
+                    for r in reply.content.config_records.values()
+                    for v in r.values()
+                    if isinstance(v, bytes)
                 )
             self._replies[identifier] = reply
         return ids
@@ -91,5 +96,7 @@ class LocalGrid(Grid):
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         return [self._replies.pop(i) for i in list(message_ids) if i in self._replies]
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
         return self.pull_messages(self.push_messages(messages))

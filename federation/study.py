@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import secrets
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -17,7 +18,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ..compliance.treaty import Document, Name, Treaty, explain
-from ..documents import Envelope
+from ..documents import Envelope, read_text
 from ..errors import InputError, Refused
 from ..privacy.accountant import ZCDP, epsilon_to_rho
 from ..privacy.events import DistributedDiscreteGaussian
@@ -67,7 +68,16 @@ class Label(Document):
 
 
 FeatureName = Literal[
-    "recency", "tenure", "span", "orders", "orders_30", "orders_90", "amount", "mean_amount", "mean_gap", "overdue"
+    "recency",
+    "tenure",
+    "span",
+    "orders",
+    "orders_30",
+    "orders_90",
+    "amount",
+    "mean_amount",
+    "mean_gap",
+    "overdue",
 ]
 
 
@@ -112,20 +122,45 @@ class Model(Document):
 
 
 class Training(Document):
-    """Full-batch gradient descent with momentum; every round is one secure sum."""
+    """Full-batch training; every round is one secure sum of clipped gradients.
 
-    rounds: int = Field(default=12, ge=1, le=500)
-    learning_rate: float = Field(default=4.0, gt=0, le=1000)
-    momentum: float = Field(default=0.9, ge=0, lt=1)
+    `fixed_hessian` (logistic regression only) first spends one more round, and `curvature_share` of ρ, on
+    the inputs' second moments, and then takes Newton-like steps by Böhning and Lindsay's bound of the
+    Hessian (1988): it converges for every `learning_rate` below 2, with nothing to tune. `momentum` is
+    plain gradient descent with momentum.
+    """
+
+    optimiser: Literal["fixed_hessian", "momentum"] = "fixed_hessian"
+    rounds: int = Field(default=8, ge=1, le=500)
+    learning_rate: float = Field(default=1.5, gt=0, le=1000)
+    momentum: float = Field(default=0.0, ge=0, lt=1)
+    curvature_share: float = Field(default=0.1, gt=0, lt=1)
     l2: float = Field(default=1e-4, ge=0, le=1)
-    clip: float = Field(default=1.0, gt=0, le=1000, description="L2 bound of one customer's gradient")
+    clip: float = Field(default=1.5, gt=0, le=1000, description="L2 bound of one customer's gradient")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.optimiser == "fixed_hessian" and (self.momentum != 0 or self.learning_rate >= 2):
+            raise ValueError("fixed_hessian has no momentum, and a learning_rate below 2")
+        return self
 
 
 class Evaluation(Document):
-    """A histogram of scores (logit scale, ±`range`) for each label: one secure sum, 2 × bins numbers."""
+    """A histogram of scores for each label: one secure sum of 2 × bins numbers.
 
-    bins: int = Field(default=24, ge=4, le=1000)
-    range: float = Field(default=4.0, gt=0, le=50)
+    Scores are logits; those beyond `lower` and `upper` count in the outermost bins. Fewer bins mean less
+    noise in all, but a coarser AUC.
+    """
+
+    bins: int = Field(default=16, ge=4, le=1000)
+    lower: float = Field(default=-3.0, ge=-50, le=50)
+    upper: float = Field(default=3.0, ge=-50, le=50)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.lower < self.upper:
+            raise ValueError("bounds must satisfy lower < upper")
+        return self
 
 
 class Privacy(Document):
@@ -138,9 +173,11 @@ class Privacy(Document):
     mode: Literal["distributed"] = "distributed"
     epsilon: float = Field(gt=0, le=100)
     delta: float = Field(gt=0, lt=1e-3)
-    evaluation_share: float = Field(default=0.15, gt=0, lt=1, description="part of ρ spent on evaluation")
+    evaluation_share: float = Field(default=0.25, gt=0, lt=1, description="part of ρ spent on evaluation")
+    scale_bits_curvature: int = Field(ge=0, le=30)
     scale_bits_train: int = Field(ge=0, le=30)
     scale_bits_evaluate: int = Field(ge=0, le=30)
+    sigma_curvature: int = Field(ge=4, lt=2**30)
     sigma_train: int = Field(ge=4, lt=2**30)
     sigma_evaluate: int = Field(ge=4, lt=2**30)
 
@@ -172,11 +209,19 @@ class _Plan(Document):
     def _list(cls, value: object) -> object:
         return tuple(value) if isinstance(value, list) else value
 
+    @model_validator(mode="after")
+    def _optimiser_fits(self) -> Self:
+        if self.training.optimiser == "fixed_hessian" and self.model.kind != "logistic_regression":
+            raise ValueError(
+                "training.optimiser: fixed_hessian is for logistic_regression; say momentum for an mlp"
+            )
+        return self
+
 
 class DraftPrivacy(Document):
     epsilon: float = Field(gt=0, le=100)
     delta: float = Field(default=1e-5, gt=0, lt=1e-3)
-    evaluation_share: float = Field(default=0.15, gt=0, lt=1)
+    evaluation_share: float = Field(default=0.25, gt=0, lt=1)
 
 
 class Draft(_Plan):
@@ -185,11 +230,14 @@ class Draft(_Plan):
     privacy: DraftPrivacy
 
 
+Task = Literal["curvature", "train", "evaluate"]
+
+
 class RoundPlan(Document):
     """One secure sum of a study: its shape and its noise. Same for every silo."""
 
     round: int
-    task: Literal["train", "evaluate"]
+    task: Task
     dimension: int
     scale_bits: int
     sigma: int
@@ -211,9 +259,16 @@ class Study(_Plan):
     privacy: Privacy
 
     @property
+    def tasks(self) -> tuple[Task, ...]:
+        """What each secure sum is for, in order: perhaps curvature, the training rounds, evaluation."""
+        first: list[Task] = ["curvature"] if self.training.optimiser == "fixed_hessian" else []
+        middle: list[Task] = ["train"] * self.training.rounds
+        return (*first, *middle, "evaluate")
+
+    @property
     def rounds(self) -> int:
-        """Secure sums in all: training rounds, then one of evaluation."""
-        return self.training.rounds + 1
+        """Secure sums in all."""
+        return len(self.tasks)
 
     @property
     def parameters(self) -> int:
@@ -224,25 +279,21 @@ class Study(_Plan):
         """The plan of round 1 … `rounds`."""
         if not 1 <= number <= self.rounds:
             raise Refused("UNKNOWN_ROUND", f"the study has rounds 1 to {self.rounds}, not {number}")
-        m = treaty.overlap.max_partners_per_customer
-        if number <= self.training.rounds:
-            d, scale = self.parameters + 1, 2**self.privacy.scale_bits_train  # + 1: the count of customers
-            one = train_sensitivity(self.training.clip, scale, d)
-            return RoundPlan(
-                round=number,
-                task="train",
-                dimension=d,
-                scale_bits=self.privacy.scale_bits_train,
-                sigma=self.privacy.sigma_train,
-                sensitivity=m * one,
-            )
+        task, own = self.tasks[number - 1], self.privacy
+        scale_bits, sigma = {
+            "curvature": (own.scale_bits_curvature, own.sigma_curvature),
+            "train": (own.scale_bits_train, own.sigma_train),
+            "evaluate": (own.scale_bits_evaluate, own.sigma_evaluate),
+        }[task]
+        shape = _shape(self, task)
+        one = shape.bound * 2**scale_bits + (math.sqrt(shape.dimension) if shape.rounded else 0.0)
         return RoundPlan(
             round=number,
-            task="evaluate",
-            dimension=2 * self.evaluation.bins,
-            scale_bits=self.privacy.scale_bits_evaluate,
-            sigma=self.privacy.sigma_evaluate,
-            sensitivity=float(m * 2**self.privacy.scale_bits_evaluate),
+            task=task,
+            dimension=shape.dimension,
+            scale_bits=scale_bits,
+            sigma=sigma,
+            sensitivity=treaty.overlap.max_partners_per_customer * one,
         )
 
     def envelope(self) -> Envelope:
@@ -265,9 +316,33 @@ def parameters(model: Model, features: int) -> int:
     return (features + 1) * model.hidden + model.hidden + 1
 
 
-def train_sensitivity(clip: float, scale: int, dimension: int) -> float:
-    """How far, in L2, one customer moves the integer sum: its bound × scale, and < 1 per coordinate by rounding."""
-    return row_bound(clip) * scale + math.sqrt(dimension)
+@dataclass(frozen=True)
+class _Shape:
+    """One customer's row in a task: its length, its L2 bound, its largest entry, and whether rounding moves it.
+
+    Rounding moves a coordinate by less than 1, so it adds at most √dimension to the sensitivity.
+    """
+
+    dimension: int
+    bound: float
+    entry: float
+    rounded: bool
+
+
+def _shape(plan: _Plan, task: Task) -> _Shape:
+    if task == "curvature":
+        return curvature_shape(len(plan.features) + 1)
+    if task == "train":
+        bound = row_bound(plan.training.clip)
+        # + 1: the count of customers
+        return _Shape(parameters(plan.model, len(plan.features)) + 1, bound, bound, True)
+    return _Shape(2 * plan.evaluation.bins, 1.0, 1.0, False)  # a customer falls in one cell: whole numbers
+
+
+def curvature_shape(inputs: int) -> _Shape:
+    """The products x_i·x_j, i ≤ j, of inputs in [−1, 1] (the constant 1 among them): no clipping needed."""
+    products = inputs * (inputs + 1) // 2
+    return _Shape(products, math.sqrt(products), 1.0, True)
 
 
 def least_shares(treaty: Treaty) -> int:
@@ -308,21 +383,24 @@ def resolve(draft: Draft, treaty: Treaty, treaty_digest: str, *, now: datetime |
     Raises:
         InputError: the sum would not fit the modulus.
     """
-    shares = least_shares(treaty)
-    m = treaty.overlap.max_partners_per_customer
+    shares, m = least_shares(treaty), treaty.overlap.max_partners_per_customer
     rho = epsilon_to_rho(draft.privacy.epsilon, draft.privacy.delta)
-    rho_train = rho * (1 - draft.privacy.evaluation_share) / draft.training.rounds
-    rho_evaluate = rho * draft.privacy.evaluation_share
-    d = parameters(draft.model, len(draft.features)) + 1
-
-    def sigma(sensitivity: float, cost: float) -> int:
+    rest = 1 - draft.privacy.evaluation_share
+    curvature = draft.training.curvature_share if draft.training.optimiser == "fixed_hessian" else 0.0
+    parts: list[tuple[Task, float, int]] = [
+        ("curvature", rest * (curvature or 1.0), 20),
+        ("train", rest * (1 - curvature) / draft.training.rounds, 20),
+        ("evaluate", draft.privacy.evaluation_share, 8),
+    ]
+    noise: dict[str, Any] = {}
+    for task, part, finest in parts:
+        shape = _shape(draft, task)
+        per_unit = m * shape.bound / math.sqrt(2 * rho * part * shares)
+        bits = min(finest, _scale_bits(treaty, shape.entry, per_unit * 1.01))
+        sensitivity = m * (shape.bound * 2**bits + (math.sqrt(shape.dimension) if shape.rounded else 0.0))
         # A hair above Δ/√(2ρ·shares), so that τ (< 1e-30 at these σ) can't push the price over.
-        return math.ceil(sensitivity / math.sqrt(2 * cost * shares) * (1 + 1e-9)) + 1
-
-    clip = draft.training.clip
-    bound = row_bound(clip)
-    train_bits = _scale_bits(treaty, bound, m * bound / math.sqrt(2 * rho_train * shares) * 1.01)
-    evaluate_bits = min(8, _scale_bits(treaty, 1.0, m / math.sqrt(2 * rho_evaluate * shares) * 1.01))
+        sigma = math.ceil(sensitivity / math.sqrt(2 * rho * part * shares) * (1 + 1e-9)) + 1
+        noise |= {f"scale_bits_{task}": bits, f"sigma_{task}": sigma}
     plan: dict[str, Any] = {name: getattr(draft, name) for name in _Plan.model_fields}
     study = Study(
         **plan,
@@ -333,10 +411,7 @@ def resolve(draft: Draft, treaty: Treaty, treaty_digest: str, *, now: datetime |
             epsilon=draft.privacy.epsilon,
             delta=draft.privacy.delta,
             evaluation_share=draft.privacy.evaluation_share,
-            scale_bits_train=train_bits,
-            scale_bits_evaluate=evaluate_bits,
-            sigma_train=sigma(m * train_sensitivity(clip, 2**train_bits, d), rho_train),
-            sigma_evaluate=sigma(float(m * 2**evaluate_bits), rho_evaluate),
+            **noise,
         ),
     )
     check_against(study, treaty, treaty_digest)
@@ -351,7 +426,9 @@ def check_against(study: Study, treaty: Treaty, treaty_digest: str) -> None:
             the study itself declares, noise too small, or a sum that could wrap.
     """
     if study.treaty != treaty_digest:
-        raise Refused("OTHER_TREATY", f"the study is under treaty {study.treaty[:12]}, not {treaty_digest[:12]}")
+        raise Refused(
+            "OTHER_TREATY", f"the study is under treaty {study.treaty[:12]}, not {treaty_digest[:12]}"
+        )
     treaty.scientist(study.author)
     terms = treaty.terms(study.purpose)
     if study.privacy.delta > terms.delta:
@@ -369,10 +446,10 @@ def check_against(study: Study, treaty: Treaty, treaty_digest: str) -> None:
             f"the study's noise costs ε = {cost:.4f}, more than the {study.privacy.epsilon:g} it declares",
         )
     n = len(treaty.parties)
-    for number in (1, study.rounds):
+    for number in range(1, study.rounds + 1):
         plan = study.round(number, treaty)
-        per_customer = row_bound(study.training.clip) if plan.task == "train" else 1.0
-        widest = n * treaty.max_cohort * (per_customer * 2**plan.scale_bits + 1) + 13 * math.sqrt(n) * plan.sigma
+        entry = _shape(study, plan.task).entry
+        widest = n * treaty.max_cohort * (entry * 2**plan.scale_bits + 1) + 13 * math.sqrt(n) * plan.sigma
         if widest >= 2 ** (MODULUS_BITS - 1):
             raise Refused("SUM_COULD_WRAP", f"the {plan.task} sum could pass 2^{MODULUS_BITS - 1}")
 
@@ -406,10 +483,8 @@ def load_draft(path: Path) -> Draft:
         InputError: unreadable, not YAML, or a field that is unknown or out of range.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = yaml.safe_load(read_text(path))
+    except yaml.YAMLError as error:
         raise InputError(f"{path}: not YAML: {error}") from error
     return draft_from(content, str(path))
 

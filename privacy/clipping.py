@@ -11,6 +11,18 @@ from ..errors import InputError
 from .noise import Keystream
 
 
+def clip_factors(rows: npt.NDArray[np.float64], clip: float) -> npt.NDArray[np.float64]:
+    """What each row is to be multiplied by so that its L2 norm is at most `clip`: shape (customers, 1), 1 if it is.
+
+    Relative to each row's largest entry, so that neither the huge nor the tiny overflow or vanish.
+    """
+    peak = np.maximum(np.abs(rows).max(axis=1, keepdims=True, initial=0.0), np.finfo(np.float64).tiny)
+    relative = np.linalg.norm(rows / peak, axis=1, keepdims=True)
+    with np.errstate(over="ignore"):  # a clip infinitely far above a tiny row
+        most = clip / peak
+    return np.where(relative > most, most / np.maximum(relative, 1.0), 1.0)
+
+
 def clipped_sum(
     contributions: npt.NDArray[np.float64], clip: float, scale: int, stream: Keystream
 ) -> npt.NDArray[np.int64]:
@@ -33,15 +45,15 @@ def clipped_sum(
     if contributions.ndim != 2:
         raise InputError("contributions must have one row a customer")
     if not np.isfinite(contributions).all():
-        raise InputError("a customer's contribution is not finite; look for missing or infinite values in the table")
+        raise InputError(
+            "a customer's contribution is not finite; look for missing or infinite values in the table"
+        )
     n, d = contributions.shape
     if n == 0:
         return np.zeros(d, np.int64)
-    # Dividing by the largest entry first keeps the norm of huge rows finite.
-    peak = np.maximum(np.abs(contributions).max(axis=1, keepdims=True), np.finfo(np.float64).tiny)
-    norms = peak * np.linalg.norm(contributions / peak, axis=1, keepdims=True)
-    factors = np.where(norms > clip, clip / np.maximum(norms, clip), 1.0)
-    integers = np.floor(contributions * factors * scale + stream.unit((n, d))).astype(np.int64)
+    integers = np.floor(
+        contributions * clip_factors(contributions, clip) * scale + stream.unit((n, d))
+    ).astype(np.int64)
     bound = clip * scale + math.sqrt(d)
     if float(np.sqrt((integers.astype(np.float64) ** 2).sum(axis=1)).max()) > bound * (1 + 1e-12):
         raise InputError("a clipped contribution exceeds its bound")  # can't happen; refusing is cheap

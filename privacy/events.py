@@ -65,7 +65,7 @@ class NonPrivate:
 
 
 Event = DistributedDiscreteGaussian | NonPrivate
-_KINDS: dict[str, type[DistributedDiscreteGaussian] | type[NonPrivate]] = {
+_KINDS: dict[str, type[DistributedDiscreteGaussian | NonPrivate]] = {
     "distributed_discrete_gaussian": DistributedDiscreteGaussian,
     "non_private": NonPrivate,
 }
@@ -84,11 +84,15 @@ def from_json(value: Any) -> Event:
         InputError: an unknown event or malformed fields; unknown never means free.
     """
     if not isinstance(value, dict) or value.get("event") not in _KINDS:
-        raise InputError(f"unknown privacy event {value.get('event') if isinstance(value, dict) else value!r}")
+        raise InputError(
+            f"unknown privacy event {value.get('event') if isinstance(value, dict) else value!r}"
+        )
     fields = {k: v for k, v in value.items() if k != "event"}
     cls = _KINDS[value["event"]]
     expected = set(cls.__dataclass_fields__)
-    if set(fields) != expected or any(isinstance(v, bool) or not isinstance(v, int | float) for v in fields.values()):
+    if set(fields) != expected or any(
+        isinstance(v, bool) or not isinstance(v, int | float) for v in fields.values()
+    ):
         raise InputError(f"privacy event {value['event']}: fields {sorted(expected)} with numbers are needed")
     for whole in ("shares", "dimension"):
         if whole in fields and not isinstance(fields[whole], int):

@@ -135,7 +135,9 @@ class Ledger:
             if event is not None and ZCDP([event]).rho > ZCDP([_event(reserved)]).rho:
                 raise InputError(f"ledger line {ref}: it can't be committed at more than was reserved")
             kept = event or _event(reserved)
-            self._append(connection, lines, "commit", ref, reserved.purpose, reserved.study, reserved.label, kept)
+            self._append(
+                connection, lines, "commit", ref, reserved.purpose, reserved.study, reserved.label, kept
+            )
 
     def abort(self, ref: int) -> None:
         """Nothing left the silo: the reservation is given back.
@@ -146,7 +148,9 @@ class Ledger:
         with self._transaction() as connection:
             lines = list(self._read(connection))
             reserved = _open(lines, ref)
-            self._append(connection, lines, "abort", ref, reserved.purpose, reserved.study, reserved.label, None)
+            self._append(
+                connection, lines, "abort", ref, reserved.purpose, reserved.study, reserved.label, None
+            )
 
     def epsilon(self, delta: float, *, purpose: str | None = None, study: str | None = None) -> float:
         """ε spent or reserved at `delta`, of one purpose or study if given."""
@@ -212,7 +216,9 @@ class Ledger:
         }
         body = canonical(record).decode()
         previous = lines[-1].hash if lines else _GENESIS
-        connection.execute("INSERT INTO line VALUES (?, ?, ?)", (len(lines) + 1, body, _chain(previous, body)))
+        connection.execute(
+            "INSERT INTO line VALUES (?, ?, ?)", (len(lines) + 1, body, _chain(previous, body))
+        )
 
 
 def _chain(previous: str, body: str) -> str:
@@ -249,4 +255,8 @@ def _standing(lines: list[Line]) -> list[tuple[Line, Event]]:
 
 def left(ledger: Ledger, purpose: str, cap: Cap) -> float:
     """ε still to be spent on a purpose (a difference of totals: ε does not simply add up)."""
-    return max(0.0, cap.epsilon - ledger.epsilon(cap.delta, purpose=purpose)) if math.isfinite(cap.epsilon) else math.inf
+    return (
+        max(0.0, cap.epsilon - ledger.epsilon(cap.delta, purpose=purpose))
+        if math.isfinite(cap.epsilon)
+        else math.inf
+    )

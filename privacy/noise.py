@@ -50,7 +50,7 @@ class Keystream:
         """Uniform multiples of 2^-32 in [0, 1), for dither."""
         size = int(np.prod(shape))
         words = np.frombuffer(self._encryptor.update(bytes(4 * size)), np.uint32)
-        return words.reshape(shape) * 2.0**-32
+        return words.reshape(shape).astype(np.float64) * 2.0**-32
 
 
 def discrete_gaussian(sigma: int, size: int, stream: Keystream) -> npt.NDArray[np.int64]:

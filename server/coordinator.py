@@ -30,6 +30,7 @@ from ..federation import study as studies
 from ..federation.secure_sum import SecureSum, Sum
 from ..federation.study import Study, price
 from ..federation.tasks import evaluate, train
+from ..privacy.accountant import ZCDP
 from ..privacy.secagg.keys import Context as BatchContext
 from ..privacy.secagg.keys import Roster
 from .store import Store
@@ -51,6 +52,7 @@ class Case:
         out: directory for the release and the evidence.
         heads: silo -> entries of the audit log its node has acknowledged.
         acknowledge, note: record such an acknowledgement, or a step for whoever follows the run.
+        pause: see `SecureSum`.
     """
 
     treaty_envelope: Envelope
@@ -65,6 +67,7 @@ class Case:
     heads: dict[str, int]
     acknowledge: Callable[[str, int], None]
     note: Note
+    pause: Callable[[float], None] = time.sleep
     batches: list[SecureSum] = field(default_factory=list)
     sums: list[Sum] = field(default_factory=list)
 
@@ -96,7 +99,9 @@ class Case:
         """Set-up's first message to a silo."""
         head, size = self._head(silo)
         index, body = self._started()
-        entry = m.LoggedEntry(index=index, body=body, proof=[b64(h) for h in self.log.inclusion_proof(index, size)])
+        entry = m.LoggedEntry(
+            index=index, body=body, proof=[b64(h) for h in self.log.inclusion_proof(index, size)]
+        )
         return m.KeysRequest(
             study=self.study_envelope.to_json(),
             approvals=[a.to_json() for a in self.approvals],
@@ -110,9 +115,10 @@ class Case:
     def _started(self) -> tuple[int, str]:
         for entry in self.log.entries():
             record = entry.record
-            if (record["action"], record["subject"]) == ("run.started", self.study_envelope.digest) and record[
-                "details"
-            ].get("run") == self.run:
+            if (record["action"], record["subject"]) == (
+                "run.started",
+                self.study_envelope.digest,
+            ) and record["details"].get("run") == self.run:
                 return entry.index, entry.body.decode()
         raise InputError(f"run {self.run} is not in the audit log")
 
@@ -122,7 +128,7 @@ def conduct(grid: Grid, case: Case) -> Path:
 
     1. Roll call: which silos of the treaty are there, by the keys their nodes authenticate with.
     2. Set-up of the secure sum for a batch of rounds.
-    3. Training: one secure sum a round, one step of the model from it.
+    3. Training: one secure sum a round (the first perhaps of curvature), one step of the model from it.
     4. Evaluation: one secure sum.
     5. Receipts of every node still there.
     6. Release: model and metrics, signed, logged, and all of it bundled.
@@ -132,7 +138,10 @@ def conduct(grid: Grid, case: Case) -> Path:
     """
     study, treaty = case.study, case.treaty
     nodes = roll_call(grid, treaty)  # 1
-    case.note("roll-call", {"present": sorted(nodes), "absent": sorted({p.name for p in treaty.parties} - set(nodes))})
+    case.note(
+        "roll-call",
+        {"present": sorted(nodes), "absent": sorted({p.name for p in treaty.parties} - set(nodes))},
+    )
     state = train.State.start(models.initial(study.model, len(study.features)))
     metrics: evaluate.Metrics | None = None
     batch = None
@@ -146,16 +155,20 @@ def conduct(grid: Grid, case: Case) -> Path:
         case.record(
             "round.summed",
             case.study_envelope.digest,
-            {"round": number, "task": plan.task, "survivors": list(result.survivors), "sum": sum_digest(result)},
+            {
+                "round": number,
+                "task": plan.task,
+                "survivors": list(result.survivors),
+                "sum": sum_digest(result),
+            },
         )
         event: dict[str, Any] = {"round": number, "of": study.rounds, "task": plan.task}
-        if plan.task == "train":  # 3
-            state = train.step(state, result.total, study)
+        state = train.advance(state, number, result.total, study, len(result.survivors))  # 3
+        if plan.task == "train" and study.release.model:
             event["weights"] = state.weights.tolist()
-        else:  # 4
+        if plan.task == "evaluate":  # 4
             metrics = evaluate.metrics(result.total, study, len(result.survivors))
             event["auc"], event["auc_error"] = metrics.auc, metrics.auc_error
-        survivors = {s.round: len(s.survivors) for s in case.sums}
         event["epsilon"] = spent(case)
         event["survivors"] = list(result.survivors)
         event["seconds"] = time.monotonic() - started
@@ -170,8 +183,6 @@ def conduct(grid: Grid, case: Case) -> Path:
 
 def spent(case: Case) -> float:
     """ε of the rounds summed so far, by the survivors there were."""
-    from ..privacy.accountant import ZCDP
-
     study, treaty = case.study, case.treaty
     events = [study.round(s.round, treaty).event(len(s.survivors) - treaty.colluders) for s in case.sums]
     return ZCDP(events).epsilon(study.privacy.delta)
@@ -198,7 +209,9 @@ def roll_call(grid: Grid, treaty: Treaty, *, seconds: float = _ROLL_CALL_SECONDS
         time.sleep(0.2)
     needed = max(treaty.threshold, treaty.min_silos)
     if len(found) < needed:
-        raise Abandoned(f"roll call: {len(found)} of {len(treaty.parties)} silos are connected, {needed} are needed")
+        raise Abandoned(
+            f"roll call: {len(found)} of {len(treaty.parties)} silos are connected, {needed} are needed"
+        )
     return found
 
 
@@ -223,6 +236,7 @@ def _set_up(grid: Grid, case: Case, nodes: Mapping[str, int], first: int) -> Sec
         head=case.head,
         acknowledge=case.seen,
         observe=case.note,
+        pause=case.pause,
     )
     case.batches.append(batch)
     try:
@@ -231,7 +245,9 @@ def _set_up(grid: Grid, case: Case, nodes: Mapping[str, int], first: int) -> Sec
         said = "; ".join(f"{s.silo}: {s.code}: {s.message}" for s in batch.out.values())
         raise Abandoned(f"{error.message} ({said})", remedy=error.remedy) from error
     case.record(
-        "run.set-up", case.study_envelope.digest, {"batch": number, "participants": list(batch.aggregator.participants)}
+        "run.set-up",
+        case.study_envelope.digest,
+        {"batch": number, "participants": list(batch.aggregator.participants)},
     )
     return batch
 
@@ -242,7 +258,11 @@ def sum_digest(result: Sum) -> str:
 
 
 def _release(
-    case: Case, state: train.State, metrics: evaluate.Metrics, receipts: Mapping[str, Envelope], epsilon: float
+    case: Case,
+    state: train.State,
+    metrics: evaluate.Metrics,
+    receipts: Mapping[str, Envelope],
+    epsilon: float,
 ) -> Path:
     study, digest, run = case.study, case.study_envelope.digest, case.run
     common = {"study": digest, "run": run, "epsilon": epsilon, "delta": study.privacy.delta}
@@ -285,7 +305,9 @@ def _release(
         "receipts.json": canonical([receipts[s].to_json() for s in sorted(receipts)]),
         "lineage.jsonl": (case.out / "lineage.jsonl").read_bytes(),
     }
-    files |= {f"release/{name}": envelope.dumps() for name, (allowed, envelope) in released.items() if allowed}
+    files |= {
+        f"release/{name}": envelope.dumps() for name, (allowed, envelope) in released.items() if allowed
+    }
     path = case.out / "evidence.zip"
     sha256 = evidence.write(path, files, case.origin, case.key)
     case.record("run.finished", digest, {"epsilon": epsilon, "evidence": sha256})
@@ -342,12 +364,12 @@ def _draw_lineage(case: Case, epsilon: float) -> None:
     lineage.emit_many(events)
 
 
-@app.main()
+@app.main()  # type: ignore[untyped-decorator]
 def main(grid: Grid, context: Context) -> None:
     """Flower's entry: the run's configuration names the study and the server's directory."""
     from .superlink import quicken
 
-    quicken()
+    pause = quicken()
     home, digest = Path(str(context.run_config["home"])), str(context.run_config["study"])
     run = str(context.run_id)
     treaty_envelope, treaty = treaties.load(home / "treaty.json")
@@ -371,6 +393,7 @@ def main(grid: Grid, context: Context) -> None:
             heads=store.heads(),
             acknowledge=store.acknowledge,
             note=lambda kind, data: (store.add_event(run, kind, data), None)[1],
+            pause=pause,
         )
         try:
             path = conduct(grid, case)
@@ -389,5 +412,7 @@ def _await_run(store: Store, run: str, *, seconds: float = 30.0) -> None:
     deadline = time.monotonic() + seconds
     while store.run(run) is None:
         if time.monotonic() >= deadline:
-            raise InputError(f"run {run} was not started through this server", remedy="foedus study run STUDY")
+            raise InputError(
+                f"run {run} was not started through this server", remedy="foedus study run STUDY"
+            )
         time.sleep(0.05)

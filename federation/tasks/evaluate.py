@@ -17,8 +17,8 @@ Floats = npt.NDArray[np.float64]
 
 def contributions(scores: Floats, labels: npt.NDArray[np.int64], study: Study) -> npt.NDArray[np.int64]:
     """One cell a customer: shape (customers, 2 × bins), label 0's bins first; scores are logits."""
-    bins, span = study.evaluation.bins, study.evaluation.range
-    place = np.floor((np.clip(scores, -span, span) + span) / (2 * span) * bins).astype(np.int64)
+    bins, low, high = study.evaluation.bins, study.evaluation.lower, study.evaluation.upper
+    place = np.floor((np.clip(scores, low, high) - low) / (high - low) * bins).astype(np.int64)
     place = np.minimum(place, bins - 1) + bins * labels
     cells = np.zeros((len(scores), 2 * bins), np.int64)
     cells[np.arange(len(scores)), place] = 1
@@ -63,7 +63,9 @@ def metrics(total: npt.NDArray[np.int64], study: Study, silos: int) -> Metrics:
     pr_auc = float(np.sum(np.diff(np.concatenate([[0.0], recall])) * precision))
     fpr = false / max(false[-1], 1e-9)
     roc = tuple((float(x), float(y)) for x, y in zip([0.0, *fpr], [0.0, *recall], strict=True))
-    return Metrics(auc, auc_error, pr_auc, customers, float(np.clip(churned.sum() / max(customers, 1.0), 0, 1)), roc)
+    return Metrics(
+        auc, auc_error, pr_auc, customers, float(np.clip(churned.sum() / max(customers, 1.0), 0, 1)), roc
+    )
 
 
 def exact_auc(scores: Floats, labels: npt.NDArray[np.int64]) -> float:

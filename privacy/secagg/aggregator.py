@@ -109,7 +109,12 @@ class Aggregator:
         return tuple(sorted(current.uploads))
 
     def add_answer(
-        self, number: int, silo: str, statement: Envelope, seeds: Mapping[str, bytes], mask_keys: Mapping[str, bytes]
+        self,
+        number: int,
+        silo: str,
+        statement: Envelope,
+        seeds: Mapping[str, bytes],
+        mask_keys: Mapping[str, bytes],
     ) -> None:
         """Round trip 2: one silo's shares."""
         current = self._rounds[number]
@@ -129,9 +134,12 @@ class Aggregator:
         if statement.payload != expected or sorted(seeds) != survivors or sorted(mask_keys) != dropped:
             raise ProtocolError(f"round {number}: {silo} answered something else than was asked")
         point = self._roster.point(silo)
-        for store, values in ((current.seed_shares, seeds), (current.mask_shares, mask_keys)):
-            for owner, value in values.items():
-                store.setdefault(owner, {})[point] = shares.from_bytes(value)
+        # All are read before any is kept: a silo that is refused leaves nothing behind.
+        seed_shares = {owner: shares.from_bytes(value) for owner, value in seeds.items()}
+        mask_shares = {owner: shares.from_bytes(value) for owner, value in mask_keys.items()}
+        for store, read in ((current.seed_shares, seed_shares), (current.mask_shares, mask_shares)):
+            for owner, element in read.items():
+                store.setdefault(owner, {})[point] = element
         current.answers[silo] = statement
 
     def total(self, number: int) -> Integers:

@@ -42,7 +42,9 @@ _BOX_NONCE = bytes(12)  # every box has a key of its own (fresh share keys, cont
 class Silo:
     """One silo in one batch of rounds. Holds secrets in memory only; does not print them."""
 
-    def __init__(self, name: str, identity: SigningKey, roster: Roster, context: Context, journal: Journal) -> None:
+    def __init__(
+        self, name: str, identity: SigningKey, roster: Roster, context: Context, journal: Journal
+    ) -> None:
         roster.key(name)
         self.name = name
         self.context = context
@@ -128,7 +130,9 @@ class Silo:
         for peer in self.participants:
             if peer != self.name:
                 secret = mask_agree(self._keys.mask_secret(number), self._peers[peer].mask[number])
-                masks.apply(masked, pair_seed(secret, context, number, self.name, peer), subtract=self.name > peer)
+                masks.apply(
+                    masked, pair_seed(secret, context, number, self.name, peer), subtract=self.name > peer
+                )
         header = Envelope(
             UPLOAD,
             {
@@ -144,7 +148,9 @@ class Silo:
         self._journal.once(context.study, context.run, "upload", number, header.digest)
         return masked, header
 
-    def answer(self, number: int, survivors: Sequence[str]) -> tuple[Envelope, dict[str, bytes], dict[str, bytes]]:
+    def answer(
+        self, number: int, survivors: Sequence[str]
+    ) -> tuple[Envelope, dict[str, bytes], dict[str, bytes]]:
         """Round trip 2: help to open the sum over `survivors`.
 
         Returns:
@@ -197,7 +203,9 @@ class Silo:
         return masks.derive(secret, "shares", self.context.digest, sender, receiver)
 
     def _seal(self, peer: str, values: Mapping[int, tuple[int, int]]) -> bytes:
-        plain = b"".join(shares.to_bytes(m) + shares.to_bytes(b) for m, b in (values[r] for r in self.context.rounds))
+        plain = b"".join(
+            shares.to_bytes(m) + shares.to_bytes(b) for m, b in (values[r] for r in self.context.rounds)
+        )
         return AESGCM(self._box_key(self.name, peer, self._peers[peer])).encrypt(_BOX_NONCE, plain, None)
 
     def _open(self, peer: str, box: bytes) -> dict[int, tuple[int, int]]:

@@ -40,10 +40,13 @@ class Journal:
         """
         try:
             with closing(self._connect()) as connection, connection:
-                connection.execute("INSERT INTO done VALUES (?, ?, ?, ?, ?)", (study, run, step, number, detail))
+                connection.execute(
+                    "INSERT INTO done VALUES (?, ?, ?, ?, ?)", (study, run, step, number, detail)
+                )
         except sqlite3.IntegrityError as error:
             raise Refused(
-                "ALREADY_DONE", f"{step} {number} of run {run}: this silo has done it before and does it once only"
+                "ALREADY_DONE",
+                f"{step} {number} of run {run}: this silo has done it before and does it once only",
             ) from error
 
     def done(self, study: str, run: str, step: Step, number: int) -> str | None:

@@ -62,7 +62,9 @@ class Roster:
 
     def __post_init__(self) -> None:
         if not 1 <= self.colluders <= len(self.signing_keys) - 2:
-            raise InputError(f"{self.colluders} colluders among {len(self.signing_keys)} silos leave nobody to protect")
+            raise InputError(
+                f"{self.colluders} colluders among {len(self.signing_keys)} silos leave nobody to protect"
+            )
 
     @property
     def threshold(self) -> int:

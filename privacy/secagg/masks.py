@@ -33,8 +33,8 @@ def apply(vector: Words, seed: bytes, *, subtract: bool = False) -> None:
     encryptor = Cipher(algorithms.AES256(seed), modes.CTR(bytes(16))).encryptor()
     size = min(_CHUNK, vector.size)
     zeros = memoryview(bytes(4 * size))
-    stream = np.empty(size, _WORD)
-    view = memoryview(stream).cast("B") if size else memoryview(b"")
+    room = bytearray(4 * size)
+    view, stream = memoryview(room), np.frombuffer(room, _WORD)
     for start in range(0, vector.size, _CHUNK):
         part = vector[start : start + _CHUNK]
         encryptor.update_into(zeros[: 4 * part.size], view[: 4 * part.size])

@@ -29,7 +29,11 @@ def split(secret: int, threshold: int, points: Sequence[int]) -> dict[int, int]:
     """
     if not 0 <= secret < PRIME:
         raise ProtocolError("a secret to share must be a field element")
-    if not 1 <= threshold <= len(points) or len(set(points)) != len(points) or not all(0 < x < PRIME for x in points):
+    if (
+        not 1 <= threshold <= len(points)
+        or len(set(points)) != len(points)
+        or not all(0 < x < PRIME for x in points)
+    ):
         raise ProtocolError(f"{threshold} of {len(points)} shares can't be dealt to these points")
     coefficients = [secret, *(random_element() for _ in range(threshold - 1))]
     shares = {}

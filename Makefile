@@ -1,0 +1,40 @@
+# Two commands do everything on a fresh machine with Python 3.11, pip and make:
+#   make demo    the whole federation on this machine, one node killed, a verified result
+#   make test    types, style, floors, every test
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEMO_ARGS ?=
+TEST_ARGS ?=
+export FLWR_TELEMETRY_ENABLED = 0
+export FLWR_DISABLE_UPDATE_CHECK = 1
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: demo test check install clean
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "foedus needs Python 3.11 or newer")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	# torch first and alone: 2.13.0 has a CPU build that needs no CUDA packages
+	$(BIN)/pip install --quiet 'torch==2.13.0' || $(BIN)/pip install --quiet 'torch>=2.9,<2.14'
+	$(BIN)/pip install --quiet --editable '.[demo,dev]'
+	touch $(STAMP)
+
+install: $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/foedus demo $(DEMO_ARGS)
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check
+	$(BIN)/pytest --durations=15 $(TEST_ARGS)
+
+clean:
+	rm -rf $(VENV) foedus-demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

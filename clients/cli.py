@@ -1,0 +1,222 @@
+"""``foedus node``, ``foedus consent`` and ``foedus ledger``: what a partner's engineer and officer do at home."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+node_app = typer.Typer(no_args_is_help=True, help="Run a silo's node beside its data.")
+consent_app = typer.Typer(no_args_is_help=True, help="Keep the consents of a silo's customers.")
+ledger_app = typer.Typer(no_args_is_help=True, help="See what a silo's customers have paid.")
+
+Directory = Annotated[Path, typer.Argument(help="The node's directory.", show_default=False)]
+Purpose = Annotated[
+    str, typer.Option(help="A purpose, e.g. dpv:CustomerRelationshipManagement.", show_default=False)
+]
+
+
+@node_app.command()
+def init(
+    directory: Directory,
+    party: Annotated[str, typer.Option(help="Your name in the treaty.", show_default=False)],
+    server: Annotated[str, typer.Option(help="host:port of the server's gateway.", show_default=False)],
+    table: Annotated[
+        Path, typer.Option(help="Your orders: a .duckdb, .parquet or .csv file.", show_default=False)
+    ],
+) -> None:
+    """Make a node's directory with fresh keys, and print the public halves for the treaty.
+
+    Example: foedus node init node --party shop-a --server coordinator.example:9443 --table orders.parquet
+    """
+    from .fleet import node_public_key
+    from .home import Home, Settings
+
+    home = Home.create(directory, Settings(party=party, server=server, table=str(table.resolve())))
+    out = Console()
+    out.print(
+        f"made {directory}; give the treaty's author these two public keys of {party}:", highlight=False
+    )
+    out.print(f"signing_key: {home.identity().public}", highlight=False, soft_wrap=True)
+    out.print(f"node_key:\n{node_public_key(directory / 'fleet.key').decode()}", highlight=False)
+    out.print(
+        "then put treaty.json (signed by all) and ca.crt into it, and run `foedus node check`",
+        highlight=False,
+    )
+
+
+@node_app.command()
+def check(directory: Directory) -> None:
+    """Look whether a node could serve: keys, treaty, ledger, logs, table. Nothing leaves the machine.
+
+    Example: foedus node check node
+    """
+    from ..compliance.treaty import load
+    from . import node, sources
+    from .app import SiloApp
+    from .home import Home
+
+    home = Home.load(directory)
+    _, treaty = load(directory / "treaty.json")
+    app = SiloApp(home)
+    node.check(app)
+    with sources.table(home.table, "orders") as orders:
+        columns = ", ".join(orders.columns)
+    out = Console(highlight=False)
+    out.print(
+        f"party      {home.party}, of the treaty {escape(treaty.name)!r} {app.guard.treaty_digest[:12]}"
+    )
+    out.print(f"table      {home.table} ({columns})")
+    for terms in treaty.purposes:
+        people = len(app.guard.consent.in_force(terms.purpose, datetime.now(UTC)))
+        spent = app.guard.ledger.epsilon(terms.delta, purpose=terms.purpose)
+        out.print(
+            f"purpose    {terms.purpose}: {people} consents in force, ε {spent:.4f} of {terms.epsilon:g} spent"
+        )
+    out.print(f"log head   {app.guard.log_size} entries seen")
+
+
+@node_app.command()
+def run(directory: Directory) -> None:
+    """Serve the node until interrupted: it answers studies its treaty permits, and refuses the rest.
+
+    Example: foedus node run node
+    """
+    import logging
+
+    from .node import run as serve
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    serve(directory)
+
+
+@consent_app.command()
+def grant(
+    directory: Directory,
+    subject: Annotated[str, typer.Argument(help="The customer, as in the table.", show_default=False)],
+    purpose: Purpose,
+    notice: Annotated[str, typer.Option(help="Version of the notice they read.", show_default=False)],
+    expires: Annotated[
+        str | None, typer.Option(help="When it ends, RFC 3339 with zone.", show_default=False)
+    ] = None,
+) -> None:
+    """Record one customer's consent.
+
+    Example: foedus consent grant node C00042 --purpose dpv:CustomerRelationshipManagement --notice 2026-01/en
+    """
+    from ..compliance.consent import ConsentRegister
+
+    end = None if expires is None else _moment(expires)
+    record = ConsentRegister(directory / "consent.db").grant(
+        subject, purpose, notice_version=notice, expires_at=end, method="cli"
+    )
+    typer.echo(f"recorded {record}")
+
+
+@consent_app.command()
+def withdraw(
+    directory: Directory,
+    subject: Annotated[str, typer.Argument(help="The customer, as in the table.", show_default=False)],
+    purpose: Purpose,
+) -> None:
+    """Withdraw one customer's consent; in force in the next round.
+
+    Example: foedus consent withdraw node C00042 --purpose dpv:CustomerRelationshipManagement
+    """
+    from ..compliance.consent import ConsentRegister
+
+    ConsentRegister(directory / "consent.db").withdraw(subject, purpose)
+    typer.echo(f"withdrawn; {subject} is in no cohort for {purpose} from the next round on")
+
+
+@consent_app.command(name="import")
+def import_(
+    directory: Directory,
+    file: Annotated[
+        Path, typer.Argument(help="CSV: subject, purpose, notice_version, granted_at, …", show_default=False)
+    ],
+) -> None:
+    """Take in a CSV of consents, all of it or, if a row is not valid, none.
+
+    Columns: subject, purpose, notice_version, granted_at; and if there are any: expires_at, withdrawn_at, method.
+
+    Example: foedus consent import node consents.csv
+    """
+    from ..compliance.consent import ConsentRegister
+
+    count = ConsentRegister(directory / "consent.db").import_csv(file)
+    typer.echo(f"took in {count} records")
+
+
+@consent_app.command()
+def counts(directory: Directory, purpose: Purpose) -> None:
+    """Count consents in force, withdrawn and expired for a purpose.
+
+    Example: foedus consent counts node --purpose dpv:CustomerRelationshipManagement
+    """
+    from ..compliance.consent import ConsentRegister
+
+    for state, number in ConsentRegister(directory / "consent.db").counts(purpose, datetime.now(UTC)).items():
+        typer.echo(f"{state:12} {number}")
+
+
+@ledger_app.command()
+def show(directory: Directory) -> None:
+    """Show every line of the ledger, and what each purpose has spent of its budget.
+
+    Example: foedus ledger show node
+    """
+    from ..compliance.treaty import load
+    from ..privacy.ledger import Ledger
+
+    _, treaty = load(directory / "treaty.json")
+    ledger = Ledger(directory / "ledger.db")
+    table = Table(title=f"Ledger {directory / 'ledger.db'}")
+    for column in ("line", "time", "what", "of line", "purpose", "study", "label", "ρ"):
+        table.add_column(column)
+    for line in ledger.lines():
+        rho = getattr(line.event, "rho", None)
+        table.add_row(
+            str(line.number),
+            line.time[:19],
+            line.kind,
+            str(line.ref),
+            escape(line.purpose),
+            line.study[:12],
+            escape(line.label),
+            "" if rho is None else f"{rho:.3g}",
+        )
+    out = Console()
+    out.print(table)
+    for terms in treaty.purposes:
+        spent = ledger.epsilon(terms.delta, purpose=terms.purpose)
+        out.print(
+            f"{terms.purpose}: ε {spent:.4f} of {terms.epsilon:g} at δ {terms.delta:g}", highlight=False
+        )
+
+
+@ledger_app.command()
+def verify(directory: Directory) -> None:
+    """Check that no line of the ledger was altered, removed or put in.
+
+    Example: foedus ledger verify node
+    """
+    from ..privacy.ledger import Ledger
+
+    head = Ledger(directory / "ledger.db").head
+    typer.echo(f"{head.size} lines, unbroken; head {head.hash}")
+
+
+def _moment(text: str) -> datetime:
+    from ..errors import InputError
+
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError as error:
+        raise InputError(f"{text!r} is not an RFC 3339 time, e.g. 2027-01-31T00:00:00+00:00") from error

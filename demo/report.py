@@ -1,0 +1,166 @@
+"""The demo's report: one HTML file that a partner's officer can read, print, archive and check against.
+
+It loads nothing and runs nothing: style and drawings are in it, and its policy forbids the rest.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from . import plots, screen
+from .result import Result, Round
+
+CHECKS = {
+    "bundle": "Every file in the evidence is the one the coordinator signed for; none was added or lost.",
+    "treaty": "Every partner signed the treaty that the study ran under.",
+    "study": "Its author signed the study, and the treaty permits its purpose, ε, δ and noise.",
+    "approvals": "Everyone whose approval the treaty asks for gave it before the start, and nobody approved their own study.",
+    "audit log": "No entry of the log was changed or removed, and the steps were taken in the right order.",
+    "keys": "The encryption keys are the partners' own, made for this study and this run.",
+    "rounds": "In every round enough silos took part, all were told the same, and the sum is the one in the log.",
+    "epsilon": "The privacy cost, computed again from the noise and the silos there really were, is within what was allowed.",
+    "release": "The model and its metrics follow from the noisy sums and from nothing else.",
+    "receipts": "Every node that answered at the end states what it paid, and that it saw this very log.",
+}
+"""Name of a check of `foedus verify` -> what it means that it holds."""
+
+
+def write(result: Result, path: Path) -> None:
+    """Write the report on `result` to `path`, an HTML file."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_finalize,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"figure": screen.figure, "amount": screen.amount, "count": lambda n: f"{n:,}"}
+    page = environment.get_template("report.html.j2").render(_content(result, path.absolute().parent))
+    path.write_text(page, encoding="utf-8")
+
+
+def _finalize(value: Any) -> Any:
+    """Text from elsewhere without control characters; jinja escapes the rest."""
+    return screen.plain(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _content(result: Result, home: Path) -> dict[str, Any]:
+    kinds = screen.in_order({kind: (0, 0) for p in result.partners for kind in p.sent})
+    return {
+        "result": result,
+        "headline": screen.headline(result),
+        "losses": screen.losses(result),
+        "alone": screen.alone(result),
+        "estimate": screen.ESTIMATE,
+        "rounds_line": screen.rounds(result),
+        "privacy_line": screen.privacy(result),
+        "fate": screen.fate,
+        "differences": [screen.difference(row, result.rows) for row in result.rows],
+        "reasons": list(screen.exclusions(result.partners)),
+        "kinds": [(kind, screen.KINDS.get(kind, "")) for kind in kinds],
+        "meaning": _meaning(result),
+        "checks": [(check, CHECKS.get(check.name, "")) for check in result.checks],
+        "parameters": _parameters(result),
+        "treaty_terms": _treaty(result),
+        "absentees": [_absentees(r, [p.name for p in result.partners]) for r in result.rounds],
+        "seconds": sum(seconds for _, seconds in result.phases),
+        "files": [
+            (label, min(os.path.relpath(p, home), str(p), key=len)) for label, p in result.files.items()
+        ],
+        # SAFETY: plots escapes every name it draws; the rest is its own or matplotlib's.
+        "svg": {
+            name: Markup(draw(result))  # noqa: S704
+            for name, draw in (
+                ("learning", plots.learning_curve),
+                ("roc", plots.roc),
+                ("spending", plots.spending),
+                ("lineage", plots.lineage),
+            )
+        },
+    }
+
+
+def _meaning(result: Result) -> list[str]:
+    """ε in three sentences for somebody who has to answer for it."""
+    treaty, terms = result.treaty, result.study.privacy
+    cap = treaty.terms(result.study.purpose).epsilon
+    overlap = treaty.overlap.max_partners_per_customer
+    silos = "1 silo" if treaty.colluders == 1 else f"{treaty.colluders} silos"
+    partners = "1 partner" if overlap == 1 else f"{overlap} partners"
+    return [
+        f"For any one customer, whatever anyone could conclude from what this study released is at most "
+        f"e^ε = {math.exp(result.epsilon):.2f} times as likely, plus a chance of δ = {terms.delta:g}, as it would be "
+        f"had that customer's records not been used.",
+        f"The bound is for the worst case, against the server and up to {silos} pooling all they know, and for the "
+        f"records of a customer at up to {partners}; what further studies cost is added to it in every node's own "
+        f"ledger, which refuses beyond {cap:g}.",
+        "It does not say that nothing is learned about customers in general, which is what the model is for, and it "
+        "says nothing about what a partner does with its own data.",
+    ]
+
+
+def _parameters(result: Result) -> list[tuple[str, str]]:
+    study = result.study
+    label, training, privacy = study.label, study.training, study.privacy
+    model = study.model.kind.replace("_", " ") + (
+        f", {study.model.hidden} hidden" if study.model.kind == "mlp" else ""
+    )
+    split = f"by {study.split.by}" + (
+        f", {study.split.train:g} for training" if study.split.by == "hash" else ""
+    )
+    return [
+        ("Title", study.title),
+        ("Author", study.author),
+        ("Purpose", study.purpose),
+        ("Data", result.source),
+        ("Question", f"{label.kind}: no order within {label.horizon_days} days"),
+        ("As of", f"{label.train_as_of} to train, {label.test_as_of} to test"),
+        ("Test customers", f"apart from the training customers, {split}"),
+        ("Features", ", ".join(f.name + (" (log)" if f.log else "") for f in study.features)),
+        ("Model", f"{model}; {study.parameters} weights"),
+        (
+            "Training",
+            f"{training.rounds} rounds, learning rate {training.learning_rate:g}, momentum {training.momentum:g}",
+        ),
+        ("Clip", f"{training.clip:g}, the most that one customer moves one sum (L2)"),
+        (
+            "Noise",
+            f"{privacy.mode}: σ per silo {privacy.sigma_train:,} to train, {privacy.sigma_evaluate:,} to evaluate",
+        ),
+        ("Scale", f"2^{privacy.scale_bits_train} to train, 2^{privacy.scale_bits_evaluate} to evaluate"),
+        ("Limits", f"ε ≤ {privacy.epsilon:g} at δ = {privacy.delta:g}"),
+        ("Digest", result.study_digest),
+    ]
+
+
+def _treaty(result: Result) -> list[tuple[str, str]]:
+    treaty = result.treaty
+    cap = treaty.terms(result.study.purpose)
+    overlap = treaty.overlap
+    attested = f": “{overlap.attestation}”" if overlap.attestation else ""
+    return [
+        ("Treaty", f"{treaty.name}, version {treaty.version}"),
+        ("Parties", ", ".join(p.name for p in treaty.parties)),
+        ("Approval chain", ", ".join(treaty.approval_chain)),
+        ("Cap for this purpose", f"ε ≤ {cap.epsilon:g} at δ ≤ {cap.delta:g}, for life"),
+        (
+            "Silos",
+            f"{max(treaty.threshold, treaty.min_silos)} at least in every sum, {treaty.colluders} of them may collude",
+        ),
+        ("Cohort", f"{treaty.min_cohort:,} customers of a silo at least"),
+        ("Retention", f"{treaty.retention_days} days"),
+        ("A customer's partners", f"{overlap.max_partners_per_customer} at most{attested}"),
+        ("Digest", result.treaty_digest),
+    ]
+
+
+def _absentees(summed: Round, partners: Sequence[str]) -> str:
+    return ", ".join(name for name in partners if name not in summed.survivors)

@@ -1,0 +1,152 @@
+"""``foedus server``: make a coordinator's directory, give out tokens, serve.
+
+`study_app` (``foedus study``) stands in ``study_cli``; both are put together by the top-level command line.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from ..compliance import treaty as treaties
+from ..compliance.auditlog.log import AuditLog
+from ..documents import SigningKey
+from ..errors import InputError
+from .auth import Role, issue
+from .store import Store
+from .study_cli import study_app
+
+__all__ = ["server_app", "study_app"]
+
+server_app = typer.Typer(no_args_is_help=True, help="Run the coordinator's server.")
+Home = Annotated[Path, typer.Argument(help="The server's directory.", show_default=False)]
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+@server_app.command()
+def init(
+    home: Home,
+    treaty: Annotated[
+        Path | None, typer.Option(help="The treaty, signed by every party.", show_default=False)
+    ] = None,
+) -> None:
+    """Make the server's directory: its key first, then its treaty.
+
+    The treaty names the server's key, so the key comes first: without --treaty the command makes it and
+    prints its public half for the treaty's coordinator; with --treaty it takes the signed treaty in.
+    Both may be repeated; a key is never overwritten.
+
+    Example: foedus server init coordinator --treaty treaty.json
+    """
+    from .desk import check_key
+
+    out = Console()
+    home.mkdir(parents=True, exist_ok=True)
+    home.chmod(0o700)
+    path = home / "server.key"
+    if not path.exists():
+        SigningKey.generate().save(path)
+        out.print(f"made the key [bold]{path}[/]")
+    key = SigningKey.load(path)
+    if treaty is None:
+        out.print(f"public key for the treaty's coordinator:\n{key.public}", highlight=False, soft_wrap=True)
+        return
+    document, content = treaties.load(treaty)
+    check_key(content, key, path)
+    kept = home / "treaty.json"
+    if kept.exists() and treaties.load(kept)[0].digest != document.digest:
+        raise InputError(
+            f"{kept}: another treaty, {treaties.load(kept)[0].digest[:12]}",
+            remedy="one directory serves one treaty; make another directory",
+        )
+    if kept.resolve() != treaty.resolve():
+        shutil.copyfile(treaty, kept)
+    (home / "evidence").mkdir(exist_ok=True)
+    AuditLog(home / "audit.db", content.coordinator.origin)
+    Store(home / "server.db").close()
+    (home / "server.db").chmod(0o600)
+    out.print(f"{home} serves the treaty [bold]{content.name}[/] {document.digest[:12]}", highlight=False)
+
+
+@server_app.command()
+def token(
+    home: Home,
+    name: Annotated[str, typer.Option(help="Whose token it is.", show_default=False)],
+    role: Annotated[Role, typer.Option(help="What they are to the server.", show_default=False)],
+    days: Annotated[int, typer.Option(help="How long it lives.")] = 90,
+) -> None:
+    """Make a token on the server's own machine and print it; it can't be shown again.
+
+    Example: foedus server token coordinator --name alice --role scientist > alice.token
+    """
+    _, content = treaties.load(home / "treaty.json")
+    log = AuditLog(home / "audit.db", content.coordinator.origin, create=False)
+    text, row = issue(name, role, days)
+    details = {"name": row.name, "role": row.role, "expires": row.expires}
+    with Store(home / "server.db") as store:
+        store.add_token(row, record=lambda: log.append("server", "token.created", row.prefix, details))
+    typer.echo(text)
+    until = datetime.fromisoformat(row.expires)
+    Console(stderr=True).print(f"{role.value} token of {name}, until {until:%Y-%m-%d}; shown this once")
+
+
+@server_app.command()
+def run(
+    home: Home,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8443,
+    certificates: Annotated[
+        Path | None,
+        typer.Option(help="Directory with ca.crt, server.crt and server.key.", show_default=False),
+    ] = None,
+    superlink: Annotated[
+        str, typer.Option(help="host:port of Flower's SuperLink, on loopback.")
+    ] = "127.0.0.1:9092",
+    docs: Annotated[bool, typer.Option(help="Serve /docs and /openapi.json.")] = False,
+) -> None:
+    """Serve the control plane over TLS until interrupted.
+
+    Example: foedus server run coordinator --certificates certs --superlink 127.0.0.1:9092
+    """
+    import uvicorn
+
+    from .app import Settings, create_app
+    from .certificates import load
+    from .superlink import ControlLink
+
+    if certificates is None:
+        raise InputError(
+            "the server needs --certificates: tokens and studies go over TLS only",
+            remedy="a directory with ca.crt, server.crt and server.key",
+        )
+    if superlink.rpartition(":")[0].strip("[]") not in _LOOPBACK:
+        raise InputError(
+            f"{superlink}: the SuperLink's Control API has no authentication; it is reached on loopback only",
+            remedy="run the SuperLink beside the server, as 127.0.0.1:PORT",
+        )
+    files = load(certificates)
+    link = ControlLink(superlink, files.ca_cert)
+    os.umask(0o077)  # what the server writes is its own
+    app = create_app(Settings(home=home, superlink=link, docs=docs))
+    try:
+        uvicorn.run(
+            app,
+            host=host,
+            port=port,
+            ssl_certfile=str(files.server_cert),
+            ssl_keyfile=str(files.server_key),
+            server_header=False,
+            ws="none",
+            log_level="warning",
+            # Followers hold their connections open; they come back with Last-Event-ID.
+            timeout_graceful_shutdown=5,
+            limit_concurrency=512,
+        )
+    finally:
+        link.close()

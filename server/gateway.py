@@ -1,0 +1,442 @@
+"""The only door of the server that nodes see: a reverse proxy that knows nine routes.
+
+Open-source Flower serves its Control and Runtime APIs on the port of its Fleet API, without
+authentication: whoever reaches that port can register nodes and run code on the server. So the
+SuperLink listens on loopback, and this gateway forwards what a node needs (`FLEET`) and answers 404
+with nothing said to everything else. Headers pass untouched: a node's signature is in them.
+
+Flower's nodes ask for messages over and over, which is what a trip spends most of its time on. A node
+that sends the header ``foedus-wait: SECONDS`` with ``pull-messages`` is answered when there is a
+message, or when its seconds are over. That there is one the gateway hears from the ServerApp, which
+*rings* (`server.superlink.quicken`): one UDP datagram to 127.0.0.1, at the port number the gateway
+listens on. It rings back when a node has answered. A ring carries nothing; a lost one costs seconds.
+
+    python -m foedus.server.gateway --listen 127.0.0.1:8443 --upstream 127.0.0.1:8000 --certificates DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import ssl
+import time
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import uvicorn
+
+from ..errors import InputError
+from .certificates import Certificates, load
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+# Of Flower's Fleet API, what our node calls. Left out: register-node and unregister-node (the server's
+# operator registers nodes), get-run and get-fab (our node runs installed code and takes no bundle).
+FLEET = frozenset(
+    f"/v1/fleet/{name}"
+    for name in (
+        "activate-node",
+        "deactivate-node",
+        "send-node-heartbeat",
+        "pull-messages",
+        "push-messages",
+        "pull-object",
+        "push-object",
+        "confirm-message-received",
+    )
+)
+HEALTH = "/health"
+_PULL, _PUSH = "/v1/fleet/pull-messages", "/v1/fleet/push-messages"
+
+MAX_BODY = 257 * 2**20  # bytes: a node's largest message (256 MiB) and its envelope
+MAX_HELD = 4 * MAX_BODY  # bytes of request bodies held at once, over all connections
+MAX_WAIT = 10.0  # seconds a pull may be held
+_SILENT_WAIT = 1.0  # seconds, where no ServerApp has rung for `_SILENCE`: perhaps none knows how
+_SILENCE = 900.0
+WAIT_HEADER = b"foedus-wait"
+
+_LOOPBACK = "127.0.0.1"
+_TIMEOUT = 60.0  # seconds for the SuperLink to answer
+_IDLE = 4.0  # seconds a pooled connection is good for; uvicorn, at its other end, closes after 5
+_RINGERS = 64  # ServerApps rung back at most, the latest
+_HOP_BY_HOP = frozenset(
+    (b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade")
+)
+_NOT_FORWARDED = _HOP_BY_HOP | {b"host", b"content-length", b"expect", WAIT_HEADER}
+_NOT_RETURNED = _HOP_BY_HOP | {b"content-length", b"date", b"server"}
+
+
+class Answer(NamedTuple):
+    """What the SuperLink says: HTTP status, headers (names in lower case) and body."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+
+class Upstream(Protocol):
+    """The way to the SuperLink."""
+
+    async def request(self, method: str, path: str, headers: Headers, body: bytes) -> Answer:
+        """One request.
+
+        Raises:
+            OSError: it can't be reached, or hangs up.
+            TimeoutError: it does not answer in time.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Hang up."""
+        ...
+
+
+class _Connection(NamedTuple):
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+
+class SuperLinkUpstream:
+    """HTTP/1.1 over pooled TLS connections, by hand: a third of what a client library costs per request.
+
+    Args:
+        address: ``host:port``.
+        tls: verifies the SuperLink's certificate.
+    """
+
+    def __init__(self, address: str, tls: ssl.SSLContext) -> None:
+        self._host, _, port = address.rpartition(":")
+        self._port = int(port)
+        self._tls = tls
+        self._idle: list[tuple[float, _Connection]] = []
+
+    async def request(self, method: str, path: str, headers: Headers, body: bytes) -> Answer:
+        head = [f"{method} {path} HTTP/1.1\r\nhost: {self._host}:{self._port}\r\n".encode("ascii")]
+        head += [b"%b: %b\r\n" % header for header in headers]
+        head.append(b"content-length: %d\r\n\r\n" % len(body))
+        async with asyncio.timeout(_TIMEOUT):
+            while (connection := self._pooled()) is not None:
+                with contextlib.suppress(ConnectionError, EOFError):  # closed while it was idle
+                    return await self._exchange(connection, b"".join(head), body)
+            reader, writer = await asyncio.open_connection(self._host, self._port, ssl=self._tls)
+            try:
+                return await self._exchange(_Connection(reader, writer), b"".join(head), body)
+            except EOFError as error:
+                raise ConnectionError("the SuperLink hung up") from error
+
+    def _pooled(self) -> _Connection | None:
+        while self._idle:
+            since, connection = self._idle.pop()
+            if time.monotonic() - since < _IDLE and not connection.reader.at_eof():
+                return connection
+            connection.writer.close()
+        return None
+
+    async def _exchange(self, connection: _Connection, head: bytes, body: bytes) -> Answer:
+        reader, writer = connection
+        reusable = False
+        try:
+            writer.write(head + body if len(body) < 65536 else head)
+            if len(body) >= 65536:
+                writer.write(body)
+            await writer.drain()
+            status_line, *lines = (await reader.readuntil(b"\r\n\r\n"))[:-4].split(b"\r\n")
+            status = int(status_line.split(b" ", 2)[1])
+            headers = [
+                (name.lower(), value.strip()) for name, _, value in (line.partition(b":") for line in lines)
+            ]
+            named = dict(headers)
+            if b"chunked" in named.get(b"transfer-encoding", b"").lower():
+                content = await _chunks(reader)
+            else:
+                content = await reader.readexactly(int(named[b"content-length"]))
+            reusable = b"close" not in named.get(b"connection", b"").lower()
+            return Answer(status, headers, content)
+        except (ValueError, IndexError, KeyError, asyncio.LimitOverrunError) as error:
+            raise ConnectionError("the SuperLink's answer is not HTTP") from error
+        finally:
+            if reusable:
+                self._idle.append((time.monotonic(), connection))
+            else:
+                writer.close()
+
+    async def close(self) -> None:
+        while self._idle:
+            writer = self._idle.pop()[1].writer
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+
+async def _chunks(reader: asyncio.StreamReader) -> bytes:
+    parts: list[bytes] = []
+    while size := int((await reader.readline()).split(b";")[0], 16):
+        parts.append(await reader.readexactly(size))
+        await reader.readexactly(2)
+    while (await reader.readline()).strip():  # trailers
+        pass
+    return b"".join(parts)
+
+
+class Bell(asyncio.DatagramProtocol):
+    """Rung by ServerApps when they have pushed messages; rings them when nodes have answered."""
+
+    def __init__(self) -> None:
+        self.rings = 0
+        self._last = float("-inf")
+        self._transport: asyncio.DatagramTransport | None = None
+        self._waiting: set[asyncio.Future[None]] = set()
+        self._ringers: dict[Any, None] = {}
+
+    def patience(self) -> float:
+        """Seconds a pull may be held."""
+        if self._transport is None:
+            return 0.0
+        return MAX_WAIT if time.monotonic() - self._last < _SILENCE else _SILENT_WAIT
+
+    async def hang(self, port: int) -> None:
+        """Listen on loopback; without a free port nodes simply are not kept waiting."""
+        with contextlib.suppress(OSError):
+            loop = asyncio.get_running_loop()
+            await loop.create_datagram_endpoint(lambda: self, local_addr=(_LOOPBACK, port))
+
+    def take_down(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+            self._transport = None
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+
+    def datagram_received(self, data: bytes, addr: Any) -> None:
+        self._ringers.pop(addr, None)
+        self._ringers[addr] = None
+        if len(self._ringers) > _RINGERS:
+            del self._ringers[next(iter(self._ringers))]
+        self.ring()
+
+    def error_received(self, exc: Exception) -> None:
+        """A ServerApp that has ended: nothing to do."""
+
+    def ring(self) -> None:
+        """Wake every pull that is held."""
+        self.rings += 1
+        self._last = time.monotonic()
+        waiting, self._waiting = self._waiting, set()
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+    def ring_back(self) -> None:
+        """Tell the ServerApps that an answer has come."""
+        if self._transport is not None:
+            for address in self._ringers:
+                self._transport.sendto(b"\0", address)  # asyncio drops an empty datagram
+
+    def next_ring(self) -> asyncio.Future[None]:
+        """Done at the next ring."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.add(future)
+        future.add_done_callback(self._waiting.discard)
+        return future
+
+
+class Gateway:
+    """The proxy as an ASGI app.
+
+    Args:
+        upstream: the SuperLink.
+        bell_port: where ServerApps ring; None: nowhere, and no pull is held.
+    """
+
+    def __init__(self, upstream: Upstream, bell_port: int | None = None) -> None:
+        self.bell = Bell()
+        self._upstream = upstream
+        self._bell_port = bell_port
+        self._held = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        elif scope["type"] == "http":
+            await self._http(scope, receive, send)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        if self._bell_port is not None:
+            await self.bell.hang(self._bell_port)
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        self.bell.take_down()
+        await self._upstream.close()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        method, path = scope["method"], scope["path"]
+        if not ((method == "POST" and path in FLEET) or (method == "GET" and path == HEALTH)):
+            await _answer(send, 404)
+            return
+        named = dict(scope["headers"])
+        if _seconds(named.get(b"content-length")) > MAX_BODY:
+            await _answer(send, 413, close=True)
+            return
+        chunks: list[bytes] = []
+        size, more = 0, True
+        try:
+            while more:
+                event = await receive()
+                if event["type"] == "http.disconnect":
+                    return
+                chunk = event.get("body", b"")
+                more = event.get("more_body", False)
+                chunks.append(chunk)
+                size += len(chunk)
+                self._held += len(chunk)
+                if size > MAX_BODY or self._held > MAX_HELD:
+                    await _answer(send, 413 if size > MAX_BODY else 503, close=True)
+                    return
+            passed = [header for header in scope["headers"] if header[0] not in _NOT_FORWARDED]
+            body = b"".join(chunks)
+            wait = min(_seconds(named.get(WAIT_HEADER)), self.bell.patience()) if path == _PULL else 0.0
+            answer = await self._forward(method, path, passed, body, wait, receive)
+        finally:
+            self._held -= size
+        if answer is not None:
+            if path == _PUSH and answer.status == 200:
+                self.bell.ring_back()
+            await _answer(send, answer.status, _kept(answer.headers), answer.body)
+
+    async def _forward(
+        self, method: str, path: str, headers: Headers, body: bytes, wait: float, receive: Receive
+    ) -> Answer | None:
+        """The SuperLink's answer; of an empty pull the last within `wait` seconds. None: the node hung up."""
+        end = time.monotonic() + wait
+        gone: asyncio.Task[MutableMapping[str, Any]] | None = None
+        try:
+            while True:
+                rings = self.bell.rings  # before asking: a ring while the SuperLink answers counts
+                try:
+                    # the path is ours, the query is dropped, and the ASGI server has parsed the headers:
+                    # no byte of a client's reaches the SuperLink unread
+                    answer = await self._upstream.request(method, path, headers, body)
+                except TimeoutError:
+                    return Answer(504, [], b"")
+                except OSError:
+                    return Answer(503, [], b"")
+                left = end - time.monotonic()
+                if answer.status != 200 or answer.body or left <= 0:
+                    return answer
+                if self.bell.rings == rings:
+                    gone = gone or asyncio.ensure_future(receive())
+                    ring = self.bell.next_ring()
+                    await asyncio.wait((gone, ring), timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                    if gone.done():
+                        return None
+                    if not ring.done():
+                        ring.cancel()
+                        return answer
+        finally:
+            if gone is not None and not gone.done():
+                gone.cancel()
+
+
+def _kept(headers: Headers) -> Headers:
+    return [header for header in headers if header[0] not in _NOT_RETURNED]
+
+
+def _seconds(value: bytes | None) -> float:
+    """A header's number; 0 where it is none."""
+    with contextlib.suppress(ValueError, OverflowError):
+        number = float(value or 0)
+        return number if number > 0 else 0.0
+    return 0.0
+
+
+async def _answer(
+    send: Send, status: int, headers: Headers | None = None, body: bytes = b"", *, close: bool = False
+) -> None:
+    length = (b"content-length", b"%d" % len(body))
+    closing = [(b"connection", b"close")] if close else []
+    await send(
+        {"type": "http.response.start", "status": status, "headers": [*(headers or []), length, *closing]}
+    )
+    await send({"type": "http.response.body", "body": body})
+
+
+def create_app(upstream: str, ca: Path, *, bell_port: int | None = None) -> Gateway:
+    """The gateway before the SuperLink at `upstream` (``host:port``), whose certificate is `ca`'s.
+
+    Raises:
+        InputError: `upstream` is not ``host:port``, or `ca` not a PEM certificate.
+    """
+    _split(upstream)
+    try:
+        tls = ssl.create_default_context(cafile=str(ca))
+    except (OSError, ssl.SSLError) as error:
+        raise InputError(f"{ca}: not a readable PEM certificate") from error
+    return Gateway(SuperLinkUpstream(upstream, tls), bell_port)
+
+
+def server(listen: str, upstream: str, certificates: Certificates) -> uvicorn.Server:
+    """The gateway as a server with TLS 1.3, not running yet: ``serve()`` it, set ``should_exit`` to stop.
+
+    Raises:
+        InputError: `listen` or `upstream` is not ``host:port``.
+    """
+    host, port = _split(listen)
+    config = uvicorn.Config(
+        create_app(upstream, certificates.ca_cert, bell_port=port),
+        host=host,
+        port=port,
+        ssl_certfile=certificates.server_cert,
+        ssl_keyfile=certificates.server_key,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        ws="none",
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=2,
+        limit_concurrency=1024,
+    )
+    config.load()
+    if config.ssl is not None:
+        config.ssl.minimum_version = ssl.TLSVersion.TLSv1_3
+    return uvicorn.Server(config)
+
+
+def _split(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise InputError(f"{address!r} is not host:port")
+    return host.strip("[]"), int(port)
+
+
+def serve(listen: str, upstream: str, certificates: Certificates) -> None:
+    """Run the gateway until SIGINT or SIGTERM."""
+    server(listen, upstream, certificates).run()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """``python -m foedus.server.gateway``."""
+    parser = argparse.ArgumentParser(prog="python -m foedus.server.gateway", description="The nodes' door.")
+    parser.add_argument("--listen", required=True, metavar="HOST:PORT", help="where nodes connect")
+    parser.add_argument("--upstream", required=True, metavar="HOST:PORT", help="the SuperLink, on loopback")
+    parser.add_argument(
+        "--certificates", required=True, type=Path, metavar="DIR", help="of server.certificates"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        serve(options.listen, options.upstream, load(options.certificates))
+    except InputError as error:
+        parser.exit(error.exit_code, error.diagnostics() + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""Studies and decisions as tables on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ..federation.study import Study
+
+_COLOURS = {"finished": "green", "approved": "green", "running": "cyan", "failed": "red", "rejected": "red"}
+
+
+def coloured(status: str) -> str:
+    """A study's status, in rich markup."""
+    colour = _COLOURS.get(status)
+    return f"[{colour}]{status}[/]" if colour else escape(status)
+
+
+def print_study(found: Mapping[str, Any]) -> None:
+    """A study as the API shows it, summary or whole."""
+    table = Table(show_header=False, title=escape(found["title"]))
+    for label, text in (
+        ("study", found["digest"]),
+        ("author", found["author"]),
+        ("purpose", found["purpose"]),
+        ("ε, δ", f"{found['epsilon']:g}, {found['delta']:g}"),
+        ("worst price", f"{found['price']:.3f}" if "price" in found else ""),
+        ("still to approve", ", ".join(found["missing"])),
+        ("reason", found["reason"]),
+        ("runs", "\n".join(f"{r['id']} {r['status']}" for r in found.get("runs", []))),
+    ):
+        if text:
+            table.add_row(label, escape(text))
+    table.add_row("status", coloured(found["status"]))
+    Console().print(table)
+
+
+def print_decision(plan: Study, after: Mapping[str, Any], *, rejected: bool) -> None:
+    """What was just signed, and who is still to sign."""
+    left = ", ".join(after["missing"]) or "nobody"
+    Console().print(
+        f"{'rejected' if rejected else 'approved'}: {plan.title!r} by {plan.author} for {plan.purpose}, "
+        f"ε {plan.privacy.epsilon:g}" + ("" if rejected else f"; still to approve: {left}"),
+        markup=False,
+        highlight=False,
+    )

@@ -1,0 +1,5 @@
+"""Never loaded by our nodes."""
+
+from flwr.clientapp import ClientApp
+
+app = ClientApp()

@@ -1,0 +1,324 @@
+"""SuperLink, gateway and nodes with TLS on 127.0.0.1: they work together, and outsiders get nothing."""
+
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.proto.control_pb2 import RegisterNodeRequest
+from flwr.proto.fleet_pb2 import ActivateNodeRequest, RegisterNodeFleetRequest
+from flwr.supercore.control import ControlHttpClient
+from flwr.supernode.fleet_http_client import FleetHttpClient
+
+from foedus.clients import fleet
+from foedus.errors import FoedusError, InputError, Unreachable
+from foedus.server import certificates
+from foedus.server.certificates import Certificates
+from foedus.server.superlink import BELL, ControlLink, SuperLink
+
+pytestmark = [
+    pytest.mark.deployment,
+    pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning"),  # in flwr.cli.build
+]
+
+ECHO = Path(__file__).parent / "echo_app"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+class Node:
+    """A node in a thread."""
+
+    def __init__(self, link: fleet.FleetLink, answer: str) -> None:
+        self.events: list[str] = []
+        self.stop = threading.Event()
+        self.error: Exception | None = None
+        self._link, self._answer = link, answer
+        self.thread = threading.Thread(target=self._serve)
+        self.thread.start()
+
+    def _serve(self) -> None:
+        try:
+            fleet.serve(
+                self._link, self._handle, stop=self.stop, on_event=lambda name, _: self.events.append(name)
+            )
+        except Exception as error:  # noqa: BLE001 - for the test to look at
+            self.error = error
+
+    def _handle(self, message: Message, context: Context) -> Message:
+        record = dict(message.content["c"])
+        self.events.append("asked")
+        if self._answer == "slow":
+            time.sleep(3)
+        if self._answer == "raise":
+            raise ValueError("customer 4711 owes 12 euros")
+        seen = context.state.get("seen", ConfigRecord({"n": 0}))
+        context.state["seen"] = ConfigRecord({"n": int(seen["n"]) + 1})
+        record["answer"] = f"{self._answer}-{context.state['seen']['n']}"
+        return Message(RecordDict({"c": ConfigRecord(record)}), reply_to=message)
+
+    def end(self) -> None:
+        self.stop.set()
+        self.thread.join(20)
+
+
+class House:
+    """One server: SuperLink and gateway."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.files: Certificates = certificates.create(root / "tls")
+        self.address = f"127.0.0.1:{free_port()}"
+        self.superlink = SuperLink(root / "superlink", self.files, environment={BELL: self.address})
+        self.superlink.start()
+        self.tls = ssl.create_default_context(cafile=str(self.files.ca_cert))
+        self.start_gateway()
+
+    def start_gateway(self) -> None:
+        command = [sys.executable, "-m", "foedus.server.gateway"]
+        command += ["--listen", self.address, "--upstream", self.superlink.address]
+        self.gateway = subprocess.Popen([*command, "--certificates", str(self.root / "tls")])
+        until(self._up)
+
+    def _up(self) -> bool:
+        try:
+            return self.get("/health").status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def get(self, path: str) -> httpx.Response:
+        return httpx.get(f"https://{self.address}{path}", verify=self.tls, trust_env=False)
+
+    def link(self, name: str, *, registered: bool = True) -> fleet.FleetLink:
+        public = fleet.generate_node_key(self.root / name)
+        if registered:
+            self.superlink.register_node(public)
+        return fleet.FleetLink(self.address, self.files.ca_cert, self.root / name)
+
+    def trips(self, nodes: int, count: int, **config: Any) -> list[dict[str, Any]]:
+        out = self.root / f"{time.monotonic_ns()}.json"
+        run_id = self.superlink.start_run({"out": str(out), "nodes": nodes, "trips": count, **config}, ECHO)
+        until(lambda: self.superlink.run_status(run_id).finished, 60)
+        assert self.superlink.run_status(run_id).sub_status == "completed", self.superlink.run_status(run_id)
+        found: list[dict[str, Any]] = json.loads(out.read_text())
+        return found
+
+    def end(self) -> None:
+        self.gateway.terminate()
+        self.gateway.wait(15)
+        self.superlink.stop()
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    built = House(tmp_path_factory.mktemp("house"))
+    try:
+        yield built
+    finally:
+        built.end()
+
+
+def control(house: House) -> Any:
+    return ControlHttpClient.from_server_address(
+        server_address=house.address,
+        insecure=False,
+        root_certificates=house.files.ca_cert.read_bytes(),
+        interceptors=[],
+    )
+
+
+def test_certificates(tmp_path: Path) -> None:
+    made = certificates.create(tmp_path / "tls", hosts=("localhost", "127.0.0.1"))
+    assert certificates.load(tmp_path / "tls") == made
+    for name in ("ca.key", "server.key"):
+        assert (tmp_path / "tls" / name).stat().st_mode & 0o777 == 0o600
+    with pytest.raises(InputError, match="exists already"):
+        certificates.create(tmp_path / "tls")
+    with pytest.raises(InputError):
+        certificates.create(tmp_path / "other", hosts=())
+    made.server_key.chmod(0o644)
+    with pytest.raises(InputError, match="readable by others"):
+        certificates.load(tmp_path / "tls")
+    with pytest.raises(InputError):
+        certificates.load(tmp_path / "none")
+
+
+def test_a_node_key_others_may_read_is_refused(tmp_path: Path) -> None:
+    public = fleet.generate_node_key(tmp_path / "key")
+    assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
+    assert (
+        public.startswith(b"-----BEGIN PUBLIC KEY-----") and fleet.node_public_key(tmp_path / "key") == public
+    )
+    with pytest.raises(InputError, match="exists already"):
+        fleet.generate_node_key(tmp_path / "key")
+    (tmp_path / "key").chmod(0o644)
+    link = fleet.FleetLink("127.0.0.1:1", tmp_path / "ca", tmp_path / "key")
+    with pytest.raises(InputError, match="readable by others"):
+        fleet.serve(link, lambda message, _: message, stop=threading.Event())
+    (tmp_path / "text").write_text("no key")
+    (tmp_path / "text").chmod(0o600)
+    with pytest.raises(InputError, match="not an OpenSSH private key"):
+        fleet.node_public_key(tmp_path / "text")
+
+
+def test_trips_through_the_gateway_and_over_a_restart(house: House) -> None:
+    links = [house.link(f"node{i}") for i in range(2)]
+    assert house.superlink.register_node(fleet.node_public_key(links[0].node_key)) > 0  # again: the same node
+    nodes = [Node(link, "raise" if i else "ok") for i, link in enumerate(links)]
+    try:
+        until(lambda: all(node.events == ["attached"] for node in nodes))
+        with pytest.raises(InputError, match="another process"):
+            fleet.serve(links[0], lambda message, _: message, stop=threading.Event())
+
+        trips = house.trips(2, 3)  # content inside the messages
+        assert [trip["answers"] for trip in trips] == [["ok-1"], ["ok-2"], ["ok-3"]]
+        for trip in trips:
+            assert trip["echoed"] == 1
+            assert trip["errors"] == [[2, fleet.FAILED]]  # and nothing of the exception
+        large = house.trips(2, 1, size=3 * 2**20)  # too large for that, so as objects
+        assert (large[0]["echoed"], large[0]["errors"]) == (1, [[2, fleet.FAILED]])
+        stock = house.trips(2, 1, quick=False)  # Flower's own grid
+        assert (stock[0]["echoed"], stock[0]["errors"]) == (1, [[2, fleet.FAILED]])
+
+        pid = house.superlink.pid
+        assert pid is not None
+        os.killpg(pid, signal.SIGKILL)
+        until(lambda: not house.superlink.alive())
+        assert house.get("/health").status_code == 503
+        until(lambda: all("lost" in node.events for node in nodes))
+        house.superlink.stop()
+        house.superlink.start()
+        until(lambda: all(node.events[-1] == "attached" for node in nodes))
+        again = house.trips(2, 1)
+        assert (again[0]["answers"], again[0]["echoed"]) == (["ok-1"], 1)
+        assert {node.status for node in house.superlink.nodes() if node.public_key_pem} >= {"online"}
+    finally:
+        for node in nodes:
+            node.end()
+    assert [node.error for node in nodes] == [None, None]
+    mine = {fleet.node_public_key(link.node_key) for link in links}
+    assert {n.status for n in house.superlink.nodes() if n.public_key_pem in mine} == {"offline"}
+
+
+def test_a_reply_outlives_a_gateway_that_goes_down(house: House) -> None:
+    node = Node(house.link("patient"), "slow")
+
+    def break_down() -> None:
+        until(lambda: "asked" in node.events)
+        house.gateway.kill()
+        house.gateway.wait()
+        until(lambda: "lost" in node.events)
+        house.start_gateway()
+
+    breaking = threading.Thread(target=break_down)
+    breaking.start()
+    try:
+        assert house.trips(1, 1)[0]["answers"] == ["slow-1"]
+    finally:
+        breaking.join()
+        node.end()
+    told = dict.fromkeys(node.events)  # each once: it may be lost several times
+    assert list(told) == ["attached", "asked", "lost", "answered"] and node.events.count("asked") == 1
+
+
+def test_an_unregistered_node_is_told_so(house: House) -> None:
+    link = house.link("stranger", registered=False)
+    with pytest.raises(Unreachable, match="does not know this node's key") as refused:
+        fleet.serve(link, lambda message, _: message, stop=threading.Event())
+    assert "register" in refused.value.remedy
+
+
+def test_a_server_with_another_ca_is_not_trusted(house: House, tmp_path: Path) -> None:
+    other = certificates.create(tmp_path / "other")
+    link = fleet.FleetLink(house.address, other.ca_cert, house.link("careful").node_key)
+    with pytest.raises(Unreachable, match="not to be trusted"):
+        fleet.serve(link, lambda message, _: message, stop=threading.Event())
+
+
+def test_an_outsider_with_the_ca_certificate_gets_nothing(house: House, tmp_path: Path) -> None:
+    for path in (
+        "/docs",
+        "/openapi.json",
+        "/redoc",
+        "/",
+        "/v1/control/list-nodes",
+        "/v1/fleet/pull-messages",
+    ):
+        answer = house.get(path)
+        assert (answer.status_code, answer.content) == (404, b"")
+    assert house.get("/health").status_code == 200
+
+    public = fleet.generate_node_key(tmp_path / "outsider")
+    before = house.superlink.nodes()
+    with control(house) as client, pytest.raises(httpx.HTTPStatusError, match="404"):
+        client.RegisterNode(RegisterNodeRequest(public_key=public))
+    with ControlLink(house.address, house.files.ca_cert) as through, pytest.raises(FoedusError, match="404"):
+        through.start_run({}, ECHO)
+    anonymous = FleetHttpClient.from_server_address(
+        house.address, False, house.files.ca_cert.read_bytes(), interceptors=[]
+    )
+    with anonymous:
+        with pytest.raises(httpx.HTTPStatusError, match="404"):
+            anonymous.RegisterNode(RegisterNodeFleetRequest(public_key=public))
+        with pytest.raises(httpx.HTTPStatusError, match="401"):
+            anonymous.ActivateNode(
+                ActivateNodeRequest(public_key=before[0].public_key_pem, heartbeat_interval=30)
+            )
+    for route in ("runtime/acquire-task", "runtime/pull-messages", "fleet/get-fab", "fleet/get-run"):
+        answer = httpx.post(
+            f"https://{house.address}/v1/{route}",
+            headers={"content-type": "application/protobuf"},
+            verify=house.tls,
+            trust_env=False,
+        )
+        assert (answer.status_code, answer.content) == (404, b"")
+    assert house.superlink.nodes() == before
+
+
+def test_tls_1_2_is_refused(house: House) -> None:
+    old = ssl.create_default_context(cafile=str(house.files.ca_cert))
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"https://{house.address}/health", verify=old, trust_env=False)
+
+
+def test_errors_of_the_superlink(house: House, tmp_path: Path) -> None:
+    taken = SuperLink(tmp_path, house.files, port=house.superlink.port)
+    with pytest.raises(InputError, match="in use"):
+        taken.start()
+    taken.stop()
+    with pytest.raises(InputError, match="not found"):
+        house.superlink.run_status(1)
+    with pytest.raises(InputError):
+        house.superlink.register_node(b"no key")
+    with pytest.raises(FoedusError):
+        house.superlink.start_run({"unknown": 1}, ECHO)
+    with ControlLink(f"127.0.0.1:{free_port()}", house.files.ca_cert) as nobody, pytest.raises(Unreachable):
+        nobody.nodes()
+    (tmp_path / "superlink.db").write_text("not a database")
+    broken = SuperLink(tmp_path, house.files)
+    with pytest.raises(Unreachable, match="not a database"):
+        broken.start()
+    assert not broken.alive()
