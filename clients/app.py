@@ -186,11 +186,8 @@ class SiloApp:
         cohort = guard.cohort(permit)  # 3
         side: Side = "test" if plan.task == "evaluate" else "train"
         context = run.silo.context
-        if self.journal.done(context.study, context.run, "upload", plan.round) is not None:
-            # Before the budget is touched: a server that asks again must not use it up.
-            raise Refused(
-                "ALREADY_DONE", f"round {plan.round} of run {context.run}: this silo has uploaded already"
-            )
+        # Before the budget is touched: a server that asks again must not use it up.
+        self.journal.require_new(context.study, context.run, "upload", plan.round)
         ref = guard.reserve(permit, plan)  # 4
         try:
             dataset = run.trainer.dataset(side, cohort)  # 5

@@ -11,6 +11,7 @@ import ibis
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
 
 from ..errors import InputError
 from ..federation.study import Study
@@ -43,7 +44,7 @@ def quantities(
     day are one order of their summed amount.
     """
     names = study.table
-    consenting = ibis.memtable(cohort[["subject"]].astype({"subject": "str"}))
+    consenting = ibis.memtable(pa.table({"subject": pa.array(cohort["subject"].tolist(), pa.string())}))
     orders = orders.semi_join(consenting, orders[names.customer].cast("string") == consenting.subject)
     oldest = as_of - timedelta(days=retention_days)
     orders = orders.filter(orders[names.date].cast("date") >= ibis.literal(oldest))
@@ -89,12 +90,12 @@ def load(orders: ibis.Table, study: Study, side: Side, cohort: pd.DataFrame, ret
     """
     check_columns(orders, study.table, study.split)
     as_of = date.fromisoformat(study.label.train_as_of if side == "train" else study.label.test_as_of)
-    frame: pd.DataFrame = quantities(orders, study, as_of, cohort, retention_days).execute()
+    frame: pd.DataFrame = quantities(orders, study, as_of, cohort, retention_days).to_pyarrow().to_pandas()
     if study.split.by == "column":
         names = study.table
         members = orders.filter(orders[study.split.column].cast("string") == side)
         chosen = (
-            members.select(customer=members[names.customer].cast("string")).distinct().execute()["customer"]
+            members.select(customer=members[names.customer].cast("string")).distinct().to_pyarrow()["customer"].to_pylist()
         )
         frame = frame[frame["customer"].isin(set(chosen))]
     else:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 from typing import Any
 
 import matplotlib
@@ -59,17 +60,21 @@ def learning_curve(result: Result) -> str:
             )
         if pooled is not None:
             axes.axhline(pooled, color=INK, linestyle="--", linewidth=1.2, label="pooled, without privacy")
+        heights = [auc for _, auc in known] + ([] if pooled is None else [pooled])
+        if heights:
+            # Never less than 0.03 high, or the noise of a good model would look like a drama.
+            axes.set_ylim(min(*heights, max(heights) - 0.03) - 0.002, max(heights) + 0.003)
         _mark_losses(axes, result.rounds, 0.5)
         _rounds_axis(axes, result.rounds)
         axes.set_ylabel("exact AUC on the test customers")
         if known or pooled is not None:
             axes.legend(loc="lower right")
-    told = (
-        f"From {figure(known[0][1])} after round {known[0][0]} to {figure(known[-1][1])}"
-        if known
-        else "No round has one"
-    )
-    text = f"{told}; the model trained on pooled data without privacy has {figure(pooled)}. {_losses(result.rounds)}"
+    told = "No round has an AUC"
+    if known:
+        (first, low), (last, high) = known[0], known[-1]
+        told = f"From {figure(low)} after round {first} to {figure(high)} after round {last}"
+    other = f"the model trained on pooled data without privacy has {figure(pooled)}"
+    text = f"{told}; {other}. {_losses(result.rounds)}"
     return _svg(canvas, "learning", "AUC after every round", text)
 
 
@@ -144,8 +149,11 @@ def _rounds_axis(axes: Any, rounds: Sequence[Round]) -> None:
 
 def _lost(rounds: Sequence[Round]) -> list[tuple[int, list[str]]]:
     """Where silos were lost: round -> who was in the one before and is not in it."""
-    pairs = zip(rounds, rounds[1:], strict=False)
-    return [(b.number, gone) for a, b in pairs if (gone := [s for s in a.survivors if s not in b.survivors])]
+    return [
+        (b.number, gone)
+        for a, b in pairwise(rounds)
+        if (gone := [s for s in a.survivors if s not in b.survivors])
+    ]
 
 
 def _losses(rounds: Sequence[Round]) -> str:
@@ -195,7 +203,7 @@ def _element(name: str, box: str, title: str, description: str, inner: str) -> s
 # ---------------------------------------------------------------------------------------------------------
 # Lineage
 
-BOX, ROW, COLUMN, MARGIN = 178, 48, 240, 8
+BOX, ROW, COLUMN, MARGIN = 180, 50, 224, 8
 HEIGHT = 38
 LETTERS = 26
 """A box's width and the pitch of rows and columns, in the drawing's units; letters to a line of a box."""
@@ -212,11 +220,11 @@ def lineage(result: Result) -> str:
     nodes, edges = result.lineage
     layers = _layers(list(nodes), list(edges))
     places, width, height = _places(layers)
-    parts = [
-        '<defs><marker id="lineage-arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" '
-        f'orient="auto"><path d="M0 0.5 8 4 0 7.5z" fill="{GREY}"/></marker></defs>'
-    ]
-    parts += [_arrow(places[a], places[b]) for a, b in edges if a in places and b in places]
+    arrowhead = (
+        '<defs><marker id="lineage-arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" '
+        f'markerHeight="7" orient="auto"><path d="M0 0.5 8 4 0 7.5z" fill="{GREY}"/></marker></defs>'
+    )
+    parts = [arrowhead, *(_arrow(places[a], places[b]) for a, b in edges if a in places and b in places)]
     parts += [_node(node, place) for node, place in places.items()]
     jobs = sum(kind == "job" for kind, _ in places)
     text = f"{len(places) - jobs} datasets and {jobs} jobs. " + _told(edges)
@@ -254,7 +262,7 @@ def _layers(nodes: Sequence[Node], edges: Sequence[Edge]) -> list[list[Node]]:
 
 
 def _acyclic(nodes: Sequence[Node], edges: Sequence[Edge]) -> list[Edge]:
-    """The edges, less those that close a circle, ordered so that all into a node stand before all out of it."""
+    """The edges, less those that close a circle; all into a node stand before all out of it."""
     known = set(nodes)
     targets: Mapping[Node, list[Node]] = {n: [b for a, b in edges if a == n and b in known] for n in nodes}
     done: dict[Node, bool] = {}  # absent: not seen; False: on the path to here; True: left behind
@@ -322,10 +330,10 @@ def _node(node: Node, place: _Placed) -> str:
     kind, name = node
     fill, ink, radius = (INK, "#ffffff", 3) if kind == "job" else ("#e3f0f9", INK, 12)
     lines = _lines(_named(name))
-    middle = place.y + HEIGHT / 2 + 3.5
+    middle, first = place.x + BOX / 2, place.y + HEIGHT / 2 + 3.5 - 6.5 * (len(lines) - 1)
     text = "".join(
-        f'<text x="{place.x + BOX / 2:g}" y="{middle + 13 * (i - (len(lines) - 1) / 2):g}" text-anchor="middle" '
-        f'font-size="10.5" font-family="DejaVu Sans, sans-serif" fill="{ink}">{escape(line)}</text>'
+        f'<text x="{middle:g}" y="{first + 13 * i:g}" text-anchor="middle" '
+        f'font-size="11" font-family="DejaVu Sans, sans-serif" fill="{ink}">{escape(line)}</text>'
         for i, line in enumerate(lines)
     )
     return (
@@ -340,7 +348,7 @@ def _named(name: str) -> str:
 
 
 def _lines(name: str) -> list[str]:
-    """A name on one line or two, broken after a separator if there is one; the end of a longer one left out."""
+    """A name on one line or two, broken after a separator if it has one; the end of a longer one left out."""
     if len(name) <= LETTERS:
         return [name]
     ends = [[i + 1 for i, c in enumerate(name[:LETTERS]) if c in separators] for separators in (" /", ":_-.")]

@@ -93,20 +93,50 @@ def reference_rows(benchmark: Benchmark) -> list[Row]:
 
 
 def fit(study: Study, dataset: Dataset) -> Floats:
-    """The study's model fitted to convergence, unclipped and without noise (L-BFGS)."""
+    """The study's model fitted without clipping and without noise, as well as one would at home.
+
+    Logistic regression to convergence (L-BFGS); an MLP by Adam, stopped where the loss of a fifth of the
+    customers, held out, is least.
+    """
     module = models.build(study.model, dataset.inputs.shape[1])
     x, y = torch.from_numpy(dataset.inputs), torch.from_numpy(dataset.labels.astype(np.float64))
+    if study.model.kind == "logistic_regression":
+        _converge(module, x, y, study.training.l2)
+    else:
+        _stop_early(module, x, y, study.training.l2)
+    return models.to_vector(module)
+
+
+def _loss(module: nn.Module, x: torch.Tensor, y: torch.Tensor, l2: float) -> torch.Tensor:
+    penalty = torch.stack([(p**2).sum() for p in module.parameters()]).sum() * l2 / 2
+    return nn.functional.binary_cross_entropy_with_logits(module(x).squeeze(-1), y) + penalty
+
+
+def _converge(module: nn.Module, x: torch.Tensor, y: torch.Tensor, l2: float) -> None:
     optimiser = torch.optim.LBFGS(module.parameters(), max_iter=300, line_search_fn="strong_wolfe")
 
-    def loss() -> torch.Tensor:
+    def closure() -> torch.Tensor:
         optimiser.zero_grad()
-        penalty = sum((p**2).sum() for p in module.parameters()) * study.training.l2 / 2
-        value = nn.functional.binary_cross_entropy_with_logits(module(x).squeeze(-1), y) + penalty
+        value = _loss(module, x, y, l2)
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
-    optimiser.step(loss)  # type: ignore[no-untyped-call]
-    return models.to_vector(module)
+    optimiser.step(closure)  # type: ignore[no-untyped-call]
+
+
+def _stop_early(module: nn.Module, x: torch.Tensor, y: torch.Tensor, l2: float, *, steps: int = 400) -> None:
+    held = torch.arange(len(y)) % 5 == 0
+    optimiser = torch.optim.Adam(module.parameters(), lr=0.03)
+    best, least = models.to_vector(module), float("inf")
+    for _ in range(steps):
+        optimiser.zero_grad()
+        _loss(module, x[~held], y[~held], l2).backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        with torch.no_grad():
+            value = float(_loss(module, x[held], y[held], 0.0))
+        if value < least:
+            best, least = models.to_vector(module), value
+    models.load(module, best)
 
 
 def _stack(parts: Sequence[Dataset]) -> Dataset:

@@ -14,6 +14,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from ..compliance.treaty import Document
 from . import plots, screen
 from .result import Result, Round
 
@@ -21,11 +22,11 @@ CHECKS = {
     "bundle": "Every file in the evidence is the one the coordinator signed for; none was added or lost.",
     "treaty": "Every partner signed the treaty that the study ran under.",
     "study": "Its author signed the study, and the treaty permits its purpose, ε, δ and noise.",
-    "approvals": "Everyone whose approval the treaty asks for gave it before the start, and nobody approved their own study.",
+    "approvals": "Everyone the treaty asks had approved before the start, and nobody their own study.",
     "audit log": "No entry of the log was changed or removed, and the steps were taken in the right order.",
     "keys": "The encryption keys are the partners' own, made for this study and this run.",
-    "rounds": "In every round enough silos took part, all were told the same, and the sum is the one in the log.",
-    "epsilon": "The privacy cost, computed again from the noise and the silos there really were, is within what was allowed.",
+    "rounds": "In every round enough silos took part, all were told the same, and its sum is in the log.",
+    "epsilon": "The privacy cost, recomputed from the noise and the silos there really were, is allowed.",
     "release": "The model and its metrics follow from the noisy sums and from nothing else.",
     "receipts": "Every node that answered at the end states what it paid, and that it saw this very log.",
 }
@@ -67,6 +68,7 @@ def _content(result: Result, home: Path) -> dict[str, Any]:
         "reasons": list(screen.exclusions(result.partners)),
         "kinds": [(kind, screen.KINDS.get(kind, "")) for kind in kinds],
         "meaning": _meaning(result),
+        "least": _least(result),
         "checks": [(check, CHECKS.get(check.name, "")) for check in result.checks],
         "parameters": _parameters(result),
         "treaty_terms": _treaty(result),
@@ -95,27 +97,33 @@ def _meaning(result: Result) -> list[str]:
     overlap = treaty.overlap.max_partners_per_customer
     silos = "1 silo" if treaty.colluders == 1 else f"{treaty.colluders} silos"
     partners = "1 partner" if overlap == 1 else f"{overlap} partners"
-    return [
-        f"For any one customer, whatever anyone could conclude from what this study released is at most "
-        f"e^ε = {math.exp(result.epsilon):.2f} times as likely, plus a chance of δ = {terms.delta:g}, as it would be "
-        f"had that customer's records not been used.",
-        f"The bound is for the worst case, against the server and up to {silos} pooling all they know, and for the "
-        f"records of a customer at up to {partners}; what further studies cost is added to it in every node's own "
-        f"ledger, which refuses beyond {cap:g}.",
-        "It does not say that nothing is learned about customers in general, which is what the model is for, and it "
-        "says nothing about what a partner does with its own data.",
-    ]
+    attested = ", as the partners attest" if overlap < len(treaty.parties) else ""
+    bound = (
+        "For any one customer, whatever anyone could conclude from what this study released is at most "
+        f"e^ε = {math.exp(result.epsilon):.2f} times as likely, plus a chance of δ = {terms.delta:g}, "
+        "as it would be had that customer's records not been used."
+    )
+    reach = (
+        f"The bound is for the worst case, against the server and up to {silos} pooling all they know, "
+        f"and for the records of a customer at up to {partners}{attested}; what further studies cost is "
+        f"added to it in every node's own ledger, which refuses beyond {cap:g}."
+    )
+    limit = (
+        "It does not say that nothing is learned about customers in general, which is what the model is "
+        "for, and it says nothing about what a partner does with its own data."
+    )
+    return [bound, reach, limit]
 
 
 def _parameters(result: Result) -> list[tuple[str, str]]:
     study = result.study
-    label, training, privacy = study.label, study.training, study.privacy
-    model = study.model.kind.replace("_", " ") + (
-        f", {study.model.hidden} hidden" if study.model.kind == "mlp" else ""
-    )
+    label, model = study.label, study.model
+    kind = model.kind.replace("_", " ") + (f", {model.hidden} hidden" if model.kind == "mlp" else "")
     split = f"by {study.split.by}" + (
         f", {study.split.train:g} for training" if study.split.by == "hash" else ""
     )
+    plans = {task: study.round(study.tasks.index(task) + 1, result.treaty) for task in study.tasks}
+    noise = "; ".join(f"{task} {p.sigma:,} at scale 2^{p.scale_bits}" for task, p in plans.items())
     return [
         ("Title", study.title),
         ("Author", study.author),
@@ -125,20 +133,21 @@ def _parameters(result: Result) -> list[tuple[str, str]]:
         ("As of", f"{label.train_as_of} to train, {label.test_as_of} to test"),
         ("Test customers", f"apart from the training customers, {split}"),
         ("Features", ", ".join(f.name + (" (log)" if f.log else "") for f in study.features)),
-        ("Model", f"{model}; {study.parameters} weights"),
-        (
-            "Training",
-            f"{training.rounds} rounds, learning rate {training.learning_rate:g}, momentum {training.momentum:g}",
-        ),
-        ("Clip", f"{training.clip:g}, the most that one customer moves one sum (L2)"),
-        (
-            "Noise",
-            f"{privacy.mode}: σ per silo {privacy.sigma_train:,} to train, {privacy.sigma_evaluate:,} to evaluate",
-        ),
-        ("Scale", f"2^{privacy.scale_bits_train} to train, 2^{privacy.scale_bits_evaluate} to evaluate"),
-        ("Limits", f"ε ≤ {privacy.epsilon:g} at δ = {privacy.delta:g}"),
+        ("Model", f"{kind}; {study.parameters} weights"),
+        ("Training", _settings(study.training)),
+        ("Evaluation", _settings(study.evaluation)),
+        ("Noise", f"{study.privacy.mode}; σ of one silo's share: {noise}"),
+        ("Limits", f"ε ≤ {study.privacy.epsilon:g} at δ = {study.privacy.delta:g}"),
         ("Digest", result.study_digest),
     ]
+
+
+def _settings(document: Document) -> str:
+    """All that a part of the study says, word for word."""
+    said = document.model_dump(exclude_none=True).items()
+    return ", ".join(
+        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in said
+    )
 
 
 def _treaty(result: Result) -> list[tuple[str, str]]:
@@ -153,13 +162,18 @@ def _treaty(result: Result) -> list[tuple[str, str]]:
         ("Cap for this purpose", f"ε ≤ {cap.epsilon:g} at δ ≤ {cap.delta:g}, for life"),
         (
             "Silos",
-            f"{max(treaty.threshold, treaty.min_silos)} at least in every sum, {treaty.colluders} of them may collude",
+            f"{_least(result)} at least in every sum, {treaty.colluders} of them may collude",
         ),
         ("Cohort", f"{treaty.min_cohort:,} customers of a silo at least"),
         ("Retention", f"{treaty.retention_days} days"),
         ("A customer's partners", f"{overlap.max_partners_per_customer} at most{attested}"),
         ("Digest", result.treaty_digest),
     ]
+
+
+def _least(result: Result) -> int:
+    """How many silos must be left for a sum to be opened."""
+    return max(result.treaty.threshold, result.treaty.min_silos)
 
 
 def _absentees(summed: Round, partners: Sequence[str]) -> str:

@@ -51,13 +51,7 @@ def demo_draft(orders: data.Orders, model: str) -> Draft:
     content = yaml.safe_load((files(__package__) / "churn.yaml").read_text(encoding="utf-8"))
     if model == "mlp":
         content["model"] = {"kind": "mlp", "hidden": 8, "seed": 0}
-        content["training"] = {
-            "optimiser": "momentum",
-            "rounds": 24,
-            "learning_rate": 2.0,
-            "momentum": 0.9,
-            "clip": 1.0,
-        }
+        content["training"] = {"optimiser": "adam", "rounds": 24, "clip": 1.0}
     if not orders.split_column:
         content["split"] = {"by": "hash", "salt": "foedus demo", "train": 0.8}
         content["label"] |= _dates(orders.frame, int(content["label"]["horizon_days"]))
@@ -165,7 +159,7 @@ def _follow(
     """Start the run and follow it; kill `victim` once half the training rounds are done."""
     rounds: list[Mapping[str, Any]] = []
     weights: list[list[float]] = []
-    lost = None
+    killed = False
     with client(deployment, world, study.author, Role.SCIENTIST) as scientist:
         run = str(scientist.start(digest)["id"])
         for event in scientist.follow(run):
@@ -176,16 +170,17 @@ def _follow(
                     f"round {event.data['round']} of {event.data['of']} · {len(event.data['survivors'])} silos"
                     f" · ε {event.data['epsilon']:.3f}"
                 )
-                if victim is not None and lost is None and len(rounds) >= study.rounds // 2:
+                if victim is not None and not killed and len(rounds) >= study.rounds // 2:
                     deployment.kill_node(victim)
-                    lost = int(event.data["round"]) + 1
-                    steps.line(f"killed the node of {victim}; waiting for round {lost} without it")
+                    killed = True
+                    steps.line(f"killed the node of {victim} in the middle; going on without it")
             elif event.kind in ("failed", "stopped"):
                 raise Abandoned(
                     f"the run {event.kind}: {event.data.get('reason', '')}",
                     remedy=str(event.data.get("remedy") or f"see the logs in {deployment.root / 'logs'}"),
                 )
-    return rounds, weights, lost
+    without = [int(r["round"]) for r in rounds if killed and victim not in r["survivors"]]
+    return rounds, weights, min(without, default=None)
 
 
 def _download(deployment: Deployment, world: World, digest: str) -> Path:

@@ -38,14 +38,14 @@ KINDS = {
 
 EXACT = (
     "These figures are exact, and only this demo can compute them: it owns every partner's table. "
-    "In real life nobody does, and there is only the estimate that the study itself released:"
+    "In real life nobody does, and there is only what the study itself released, an estimate:"
 )
 ESTIMATE = (
     "read off one noisy histogram of scores; ± is the standard error of the privacy noise alone, "
     "the test customers' own chance comes on top."
 )
 
-_NUMBERS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+_NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
 class Steps:
@@ -142,7 +142,8 @@ def alone(result: Result) -> str:
     if not own or not math.isfinite(result.rows[0].auc):
         return ""
     as_good = sum(auc >= result.rows[0].auc for auc in own)
-    return f"Trained alone, without noise, {as_good} of {len(own)} partners rank as well as the federation, or better."
+    which = f"{as_good} of {len(own)} partners"
+    return f"Trained alone, without noise, {which} rank as well as the federation, or better."
 
 
 def headline(result: Result) -> str:
@@ -156,7 +157,8 @@ def losses(result: Result) -> list[str]:
     rest = sum(p.lost_in is None for p in result.partners)
     return [
         plain(
-            f"The node of {p.name} was killed in round {p.lost_in}; {_spelled(rest, 'partner')} finished without it."
+            f"The node of {p.name} was killed in round {p.lost_in}; "
+            f"{_spelled(rest, 'partner')} finished without it."
         )
         for p in result.partners
         if p.lost_in is not None

@@ -126,23 +126,29 @@ class Training(Document):
 
     `fixed_hessian` (logistic regression only) first spends one more round, and `curvature_share` of ρ, on
     the inputs' second moments, and then takes Newton-like steps by Böhning and Lindsay's bound of the
-    Hessian (1988): it converges for every `learning_rate` below 2, with nothing to tune. `momentum` is
-    plain gradient descent with momentum.
+    Hessian (1988): it converges for every `learning_rate` below 2, with nothing to tune. `adam` (Kingma
+    and Ba 2015) serves any model. Left out, the learning rate is 1.5 for the first and 0.1 for the second.
     """
 
-    optimiser: Literal["fixed_hessian", "momentum"] = "fixed_hessian"
+    optimiser: Literal["fixed_hessian", "adam"] = "fixed_hessian"
     rounds: int = Field(default=8, ge=1, le=500)
-    learning_rate: float = Field(default=1.5, gt=0, le=1000)
-    momentum: float = Field(default=0.0, ge=0, lt=1)
+    learning_rate: float | None = Field(default=None, gt=0, le=1000)
     curvature_share: float = Field(default=0.1, gt=0, lt=1)
     l2: float = Field(default=1e-4, ge=0, le=1)
     clip: float = Field(default=1.5, gt=0, le=1000, description="L2 bound of one customer's gradient")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.optimiser == "fixed_hessian" and (self.momentum != 0 or self.learning_rate >= 2):
-            raise ValueError("fixed_hessian has no momentum, and a learning_rate below 2")
+        if self.optimiser == "fixed_hessian" and self.rate >= 2:
+            raise ValueError("fixed_hessian needs a learning_rate below 2")
         return self
+
+    @property
+    def rate(self) -> float:
+        """The learning rate, or the optimiser's own."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return 1.5 if self.optimiser == "fixed_hessian" else 0.1
 
 
 class Evaluation(Document):
@@ -213,7 +219,7 @@ class _Plan(Document):
     def _optimiser_fits(self) -> Self:
         if self.training.optimiser == "fixed_hessian" and self.model.kind != "logistic_regression":
             raise ValueError(
-                "training.optimiser: fixed_hessian is for logistic_regression; say momentum for an mlp"
+                "training.optimiser: fixed_hessian is for logistic_regression; say adam for an mlp"
             )
         return self
 
@@ -399,7 +405,8 @@ def resolve(draft: Draft, treaty: Treaty, treaty_digest: str, *, now: datetime |
         bits = min(finest, _scale_bits(treaty, shape.entry, per_unit * 1.01))
         sensitivity = m * (shape.bound * 2**bits + (math.sqrt(shape.dimension) if shape.rounded else 0.0))
         # A hair above Δ/√(2ρ·shares), so that τ (< 1e-30 at these σ) can't push the price over.
-        sigma = math.ceil(sensitivity / math.sqrt(2 * rho * part * shares) * (1 + 1e-9)) + 1
+        # Never under 4, where τ is no longer negligible (ε in the dozens asks for so little noise).
+        sigma = max(4, math.ceil(sensitivity / math.sqrt(2 * rho * part * shares) * (1 + 1e-9)) + 1)
         noise |= {f"scale_bits_{task}": bits, f"sigma_{task}": sigma}
     plan: dict[str, Any] = {name: getattr(draft, name) for name in _Plan.model_fields}
     study = Study(

@@ -11,11 +11,12 @@ needs dozens and a learning rate that suits the data.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
+from ...errors import InputError
 from ...privacy.clipping import clip_factors
 from ..study import COUNT_SHARE, Study
 
@@ -46,18 +47,22 @@ def contributions(gradients: Floats, clip: float) -> Floats:
 
 @dataclass(frozen=True)
 class State:
-    """Where training stands: weights and velocity (d,), the noisy counts of all rounds so far, and (with
-    the fixed-Hessian method, once its curvature is known) what a gradient is multiplied by, (d, d).
+    """Where training stands.
+
+    `weights` (d,); `mean` and `square` (d,), Adam's moving averages; `counts`, the noisy counts of
+    customers of all rounds so far; `inverse` (d, d), what the fixed-Hessian method multiplies a gradient
+    by once the curvature is known.
     """
 
     weights: Floats
-    velocity: Floats
+    mean: Floats
+    square: Floats
     counts: tuple[float, ...] = ()
     inverse: Floats | None = None
 
     @classmethod
     def start(cls, weights: Floats) -> State:
-        return cls(weights, np.zeros_like(weights))
+        return cls(weights, np.zeros_like(weights), np.zeros_like(weights))
 
 
 def learn_curvature(state: State, total: Integers, study: Study, silos: int) -> State:
@@ -77,23 +82,36 @@ def learn_curvature(state: State, total: Integers, study: Study, silos: int) -> 
     floored = np.maximum(values, 3 * noise * np.sqrt(p) / customers + 1e-6)
     inverse = (vectors / (floored / 4 + study.training.l2)) @ vectors.T
     # The model's weights come as (features…, bias), as the inputs here: (features…, 1).
-    return State(state.weights, state.velocity, state.counts, inverse)
+    return replace(state, inverse=inverse)
 
 
 def step(state: State, total: Integers, study: Study) -> State:
-    """The state after a round whose noisy integer sum was `total` (d + 1,).
+    """The state after a training round whose noisy integer sum was `total` (d + 1,).
 
     The number of customers is the mean of the noisy counts so far, at least 1.
+
+    Raises:
+        InputError: a fixed-Hessian step before the curvature is known.
     """
     training, scale = study.training, 2.0**study.privacy.scale_bits_train
     summed = total.astype(np.float64) / scale
     counts = (*state.counts, float(summed[-1] / (training.clip * COUNT_SHARE)))
     customers = max(1.0, sum(counts) / len(counts))
     gradient = summed[:-1] / customers + training.l2 * state.weights
-    if state.inverse is not None:
-        gradient = state.inverse @ gradient
-    velocity = training.momentum * state.velocity + gradient
-    return State(state.weights - training.learning_rate * velocity, velocity, counts, state.inverse)
+    if training.optimiser == "adam":
+        return _adam(replace(state, counts=counts), gradient, training.rate)
+    if state.inverse is None:
+        raise InputError("a fixed-Hessian step needs the curvature first")
+    return replace(state, weights=state.weights - training.rate * (state.inverse @ gradient), counts=counts)
+
+
+def _adam(state: State, gradient: Floats, rate: float) -> State:
+    """Kingma and Ba 2015, Algorithm 1; β₂ = 0.99, as rounds are few."""
+    beta1, beta2, t = 0.9, 0.99, len(state.counts)
+    mean = beta1 * state.mean + (1 - beta1) * gradient
+    square = beta2 * state.square + (1 - beta2) * gradient**2
+    move = (mean / (1 - beta1**t)) / (np.sqrt(square / (1 - beta2**t)) + 1e-8)
+    return replace(state, weights=state.weights - rate * move, mean=mean, square=square)
 
 
 def advance(state: State, number: int, total: Integers, study: Study, silos: int) -> State:

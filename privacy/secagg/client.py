@@ -125,6 +125,7 @@ class Silo:
         if number not in self.context.rounds or len(self._held) < self._roster.threshold:
             raise ProtocolError(f"round {number} is not set up")
         context = self.context
+        self._journal.require_new(context.study, context.run, "upload", number)
         masked = vector.astype("uint32", copy=True)
         masks.apply(masked, self._self_seed(number, self.name, self._keys.seed(number)))
         for peer in self.participants:
@@ -164,6 +165,7 @@ class Silo:
         context = self.context
         if self._journal.done(context.study, context.run, "upload", number) is None:
             raise ProtocolError(f"round {number}: this silo uploaded nothing to be opened")
+        self._journal.require_new(context.study, context.run, "answer", number)
         chosen = set(survivors)
         if len(chosen) != len(survivors) or not chosen <= set(self._held):
             raise ProtocolError(f"round {number}: survivors are named twice or never took part")

@@ -44,10 +44,12 @@ class Journal:
                     "INSERT INTO done VALUES (?, ?, ?, ?, ?)", (study, run, step, number, detail)
                 )
         except sqlite3.IntegrityError as error:
-            raise Refused(
-                "ALREADY_DONE",
-                f"{step} {number} of run {run}: this silo has done it before and does it once only",
-            ) from error
+            raise _again(run, step, number) from error
+
+    def require_new(self, study: str, run: str, step: Step, number: int) -> None:
+        """Raise Refused if a step was taken: a look before anything is worked out; `once` decides."""
+        if self.done(study, run, step, number) is not None:
+            raise _again(run, step, number)
 
     def done(self, study: str, run: str, step: Step, number: int) -> str | None:
         """The detail recorded with a step, or None if it was never taken."""
@@ -57,3 +59,9 @@ class Journal:
                 (study, run, step, number),
             ).fetchone()
         return None if row is None else str(row[0])
+
+
+def _again(run: str, step: Step, number: int) -> Refused:
+    return Refused(
+        "ALREADY_DONE", f"{step} {number} of run {run}: this silo has done it before and does it once only"
+    )

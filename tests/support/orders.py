@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from foedus.demo import world
 from foedus.demo.data import Orders
 from foedus.demo.world import World
 from foedus.federation.study import Draft, DraftPrivacy, Label, Split, Training
+from foedus.privacy.noise import Keystream
 
 PURPOSE = "dpv:ServiceOptimisation"
 TRAIN_AS_OF, TEST_AS_OF = "2024-03-01", "2024-06-01"
@@ -51,3 +55,15 @@ def make_draft(*, rounds: int = 2, epsilon: float = 4.0, **changes: Any) -> Draf
 def small_world(root: Path, draft: Draft | None = None, *, orders: Orders | None = None) -> World:
     """Four partners with their tables, registers and keys, under a treaty that permits `draft` twice."""
     return world.build(root, orders or order_log(), draft or make_draft(), silos=4)
+
+
+def copy_of(original: World, root: Path) -> World:
+    """The same world in another directory, with its own ledgers and logs."""
+    shutil.copytree(original.root, root)
+    homes = {name: root / home.relative_to(original.root) for name, home in original.homes.items()}
+    return replace(original, root=root, homes=homes)
+
+
+def no_noise(sigma: int, size: int, stream: Keystream) -> npt.NDArray[np.int64]:
+    """A sampler for tests that compare a sum with a computation."""
+    return np.zeros(size, np.int64)

@@ -1,0 +1,102 @@
+"""A secure sum played by hand: n silos and an aggregator in this process, any of whom may fall silent."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from foedus.documents import Envelope, SigningKey
+from foedus.privacy.secagg import codec, masks
+from foedus.privacy.secagg.aggregator import Aggregator
+from foedus.privacy.secagg.client import Silo
+from foedus.privacy.secagg.codec import Integers
+from foedus.privacy.secagg.journal import Journal
+from foedus.privacy.secagg.keys import Context, Roster
+
+BOUND = 2**28
+
+
+def scratch() -> Path:
+    """A fresh directory, in memory if there is one: these tests sync to disk thousands of times."""
+    memory = Path("/dev/shm")  # noqa: S108 - a place, not a file name
+    return Path(tempfile.mkdtemp(dir=memory if memory.is_dir() else None))
+
+
+class Cast:
+    """Silos ``s1`` … ``sn`` under a roster that withstands `c` colluders; one batch of `rounds`."""
+
+    def __init__(self, n: int = 4, c: int = 1, rounds: Iterable[int] = (1,), folder: Path | None = None) -> None:
+        self.names = [f"s{i}" for i in range(1, n + 1)]
+        self.keys = {name: SigningKey.generate() for name in self.names}
+        self.roster = Roster({name: key.public for name, key in self.keys.items()}, c)
+        self.context = Context("7" * 64, "5" * 64, "1", 0, tuple(rounds))
+        self.folder = folder or scratch()
+        self.silos = {name: self.silo(name) for name in self.names}
+        self.aggregator = Aggregator(self.roster, self.context)
+        self.answered: dict[int, dict[str, tuple[dict[str, bytes], dict[str, bytes]]]] = {}
+
+    @property
+    def t(self) -> int:
+        return self.roster.threshold
+
+    def silo(self, name: str, **changes: object) -> Silo:
+        """A new process of that silo over the same journal; `changes` replace fields of the context."""
+        context = replace(self.context, **changes)  # type: ignore[arg-type]
+        return Silo(name, self.keys[name], self.roster, context, Journal(self.folder / f"{name}.db"))
+
+    def set_up(self, *, advertise: Collection[str] | None = None, deal: Collection[str] | None = None) -> None:
+        """Both trips; the others fall silent before the first or the second."""
+        for name in self.names if advertise is None else sorted(advertise):
+            self.aggregator.add_advertisement(name, self.silos[name].advertise())
+        keys = self.aggregator.advertisements
+        self.aggregator.require(len(keys), "keys")
+        present = [str(e.payload["silo"]) for e in keys]
+        for name in present if deal is None else sorted(deal):
+            self.aggregator.add_boxes(name, self.silos[name].share(keys))
+        self.aggregator.require(len(self.aggregator.participants), "shares")
+        for name in self.aggregator.participants:
+            self.silos[name].receive(self.aggregator.boxes_for(name))
+
+    def upload(self, number: int, name: str, vector: Integers) -> tuple[masks.Words, Envelope]:
+        return self.silos[name].mask(number, codec.wrap(vector, bound=BOUND), task="train")
+
+    def round(
+        self,
+        number: int,
+        vectors: Mapping[str, Integers],
+        *,
+        uploads: Collection[str] | None = None,
+        answers: Collection[str] | None = None,
+    ) -> Integers:
+        """One secure sum in which only `uploads` send a vector and only `answers` of them answer."""
+        parts = self.aggregator.participants
+        sending = sorted(parts if uploads is None else uploads)
+        self.answered[number] = {}
+        self.aggregator.open_round(number, next(iter(vectors.values())).size)
+        for name in sending:
+            words, header = self.upload(number, name, vectors[name])
+            self.aggregator.add_vector(number, name, masks.to_wire(words), header)
+        survivors = self.aggregator.survivors(number)
+        for name in survivors if answers is None else sorted(answers):
+            statement, seeds, mask_keys = self.silos[name].answer(number, survivors)
+            self.answered[number][name] = (seeds, mask_keys)
+            self.aggregator.add_answer(number, name, statement, seeds, mask_keys)
+        return self.aggregator.total(number)
+
+
+def vectors(names: Iterable[str], d: int = 6, *, seed: int = 3) -> dict[str, Integers]:
+    """A different vector of each silo, negative and extreme values among them."""
+    rng = np.random.default_rng(seed)
+    made = {name: rng.integers(-BOUND, BOUND + 1, d) for name in names}
+    for place, name in enumerate(made):
+        made[name][place % d] = (-BOUND, BOUND, 0, -1)[place % 4]
+    return made
+
+
+def total(made: Mapping[str, Integers], names: Iterable[str]) -> list[int]:
+    """The plain sum over `names`."""
+    return [int(x) for x in sum((made[name] for name in names), np.zeros_like(next(iter(made.values()))))]
