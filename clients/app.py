@@ -42,9 +42,11 @@ _log = logging.getLogger("foedus.node")
 # Refusals whose sentence is about the treaty and the study alone, so the server may read it.
 _TELLABLE = frozenset(
     {
+        "ALREADY_DONE",
         "APPROVAL_MISSING",
         "DELTA_OVER_CAP",
         "EPSILON_OVER_CAP",
+        m.LOG_SIZE_UNKNOWN,
         "NOISE_TOO_SMALL",
         "NO_SET_UP",
         "OTHER_TREATY",
@@ -179,10 +181,16 @@ class SiloApp:
         if len(data) != 8 * permit.study.parameters:
             raise ProtocolError(f"round {plan.round}: the model has the wrong size")
         weights = np.frombuffer(data, "<f8").astype(np.float64)
-        if request.boxes is not None:
-            run.silo.receive(m.boxes_from_json(request.boxes))
+        context = run.silo.context
+        if self.journal.done(context.study, context.run, "upload", plan.round) is not None:
+            # Before anything is reserved, so that asking again can't eat the budget.
+            raise Refused(
+                "ALREADY_DONE", f"round {plan.round} of run {request.run}: this silo has uploaded before"
+            )
         guard.check_approvals(permit)  # 1
         guard.advance_log(request.log)  # 2
+        if request.boxes is not None:
+            run.silo.receive(m.boxes_from_json(request.boxes))
         cohort = guard.cohort(permit)  # 3
         side: Side = "test" if plan.task == "evaluate" else "train"
         context = run.silo.context

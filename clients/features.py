@@ -95,7 +95,10 @@ def load(orders: ibis.Table, study: Study, side: Side, cohort: pd.DataFrame, ret
         names = study.table
         members = orders.filter(orders[study.split.column].cast("string") == side)
         chosen = (
-            members.select(customer=members[names.customer].cast("string")).distinct().to_pyarrow()["customer"].to_pylist()
+            members.select(customer=members[names.customer].cast("string"))
+            .distinct()
+            .to_pyarrow()["customer"]
+            .to_pylist()
         )
         frame = frame[frame["customer"].isin(set(chosen))]
     else:

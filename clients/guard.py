@@ -28,7 +28,7 @@ from ..compliance.consent import ConsentRegister
 from ..documents import Envelope, parse_json
 from ..errors import BudgetExceeded, InputError, ProtocolError, Refused, VerificationError
 from ..federation import study as studies
-from ..federation.messages import KeysRequest, LoggedEntry, LogHead
+from ..federation.messages import LOG_SIZE_UNKNOWN, KeysRequest, LoggedEntry, LogHead
 from ..federation.study import RoundPlan, Study
 from ..privacy.accountant import ZCDP
 from ..privacy.events import Event
@@ -111,11 +111,22 @@ class Guard:
         )
 
     def advance_log(self, log: LogHead) -> Checkpoint:
-        """Check 2: the log's head extends the one kept here, which it replaces on disk."""
+        """Check 2: the log's head extends the one kept here, which it replaces on disk.
+
+        Raises:
+            Refused: the proof starts at another size than this node saw last: no fork, the server lost
+                count (a reply of ours got lost); it is told the size and may ask again.
+            VerificationError: fork or truncation; the contradicting head is kept as evidence.
+        """
+        seen = self.log_size
+        if log.since != seen:
+            raise Refused(
+                LOG_SIZE_UNKNOWN, f"the log's proof starts at {log.since} entries, this node has seen {seen}"
+            )
         return self.heads.advance(log.note, log.proof_bytes())
 
     def _check_started(self, entry: LoggedEntry, head: Checkpoint, permit: Permit) -> None:
-        proof = LogHead(note="", proof=entry.proof).proof_bytes()
+        proof = entry.proof_bytes()
         verify_inclusion(leaf_hash(entry.body.encode()), entry.index, head.size, proof, head.root)
         try:
             record = parse_json(entry.body)

@@ -73,17 +73,16 @@ def _fields(message: Message) -> tuple[str, Any, bytes]:
 class LogHead(Document):
     """The audit log's signed head, and the proof that it extends what this node saw last.
 
-    `note` is a C2SP checkpoint; `proof` the RFC 9162 consistency proof from the node's last size.
+    `note` is a C2SP checkpoint; `proof` the RFC 9162 consistency proof from `since`, the size the server
+    believes this node saw last. A node that saw another refuses with `LOG_SIZE_UNKNOWN` and its own size.
     """
 
     note: str = Field(max_length=4096)
+    since: Whole
     proof: list[str] = Field(max_length=64)
 
     def proof_bytes(self) -> list[bytes]:
-        try:
-            return [unb64(h, length=32) for h in self.proof]
-        except InputError as error:
-            raise ProtocolError(f"log head: {error.message}") from error
+        return _hashes(self.proof)
 
 
 class LoggedEntry(Document):
@@ -92,6 +91,16 @@ class LoggedEntry(Document):
     index: Whole
     body: str = Field(max_length=1 << 16)
     proof: list[str] = Field(max_length=64)
+
+    def proof_bytes(self) -> list[bytes]:
+        return _hashes(self.proof)
+
+
+def _hashes(proof: list[str]) -> list[bytes]:
+    try:
+        return [unb64(h, length=32) for h in proof]
+    except InputError as error:
+        raise ProtocolError(f"log proof: {error.message}") from error
 
 
 class KeysRequest(Content):
@@ -175,6 +184,9 @@ class ReceiptReply(Content):
     action = "receipt-reply"
     receipt: Json
     log_size: Whole
+
+
+LOG_SIZE_UNKNOWN = "LOG_SIZE_UNKNOWN"
 
 
 class Refusal(Content):

@@ -90,16 +90,16 @@ class SecureSum:
             Abandoned: fewer than t silos took part.
         """
         patience = SET_UP_PATIENCE * self.seconds
-        requests = {s: (request(s), b"") for s in self.present}
-        for silo, (reply, _) in self._trip("keys", requests, m.KeysReply, patience).items():
+        replies = self._trip("keys", self.present, lambda s: (request(s), b""), m.KeysReply, patience)
+        for silo, (reply, _) in replies.items():
             self.acknowledge(silo, reply.log_size)
             self._take(silo, partial(self._add_keys, silo, reply))
         self.aggregator.require(len(self.present), "set-up, keys")
         keys = [e.to_json() for e in self.aggregator.advertisements]
         run, batch = self.context.run, self.context.batch
         shares = m.SharesRequest(run=run, batch=batch, keys=keys)
-        deals = {s: (shares, b"") for s in self.present}
-        for silo, (answer, _) in self._trip("shares", deals, m.SharesReply, patience).items():
+        dealt = self._trip("shares", self.present, lambda _: (shares, b""), m.SharesReply, patience)
+        for silo, (answer, _) in dealt.items():
             self._take(silo, partial(self._add_boxes, silo, answer))
         self.aggregator.require(len(self.present), "set-up, shares")
         self.observe("set-up", {"participants": list(self.aggregator.participants)})
@@ -115,19 +115,21 @@ class SecureSum:
         """
         aggregator, run, batch = self.aggregator, self.context.run, self.context.batch
         aggregator.open_round(number, dimension)
-        requests = {}
-        for silo in self.present:
+
+        def request(silo: str) -> tuple[m.Content, bytes]:
             first = silo not in self._boxes_sent
             boxes = m.boxes_to_json(aggregator.boxes_for(silo)) if first else None
-            self._boxes_sent.add(silo)
             content = m.VectorRequest(run=run, batch=batch, round=number, boxes=boxes, log=self.head(silo))
-            requests[silo] = (content, data)
-        for silo, (reply, words) in self._trip("vector", requests, m.VectorReply).items():
+            return content, data
+
+        for silo, (reply, words) in self._trip("vector", self.present, request, m.VectorReply).items():
+            self._boxes_sent.add(silo)
             self.acknowledge(silo, reply.log_size)
             self._take(silo, partial(self._add_vector, number, silo, reply, words))
         survivors = aggregator.survivors(number)
         ask = m.AnswerRequest(run=run, batch=batch, round=number, survivors=list(survivors))
-        replies = self._trip("answer", {s: (ask, b"") for s in self.present if s in survivors}, m.AnswerReply)
+        asked = [s for s in self.present if s in survivors]
+        replies = self._trip("answer", asked, lambda _: (ask, b""), m.AnswerReply)
         for silo, (answer, _) in replies.items():
             self._take(silo, partial(self._add_answer, number, silo, answer))
         total = aggregator.total(number)
@@ -135,9 +137,12 @@ class SecureSum:
 
     def receipts(self) -> dict[str, Envelope]:
         """Every present node's signed statement of what the run cost and which log it saw."""
-        requests = {s: (m.ReceiptRequest(run=self.context.run, log=self.head(s)), b"") for s in self.present}
         found: dict[str, Envelope] = {}
-        for silo, (reply, _) in self._trip("receipt", requests, m.ReceiptReply).items():
+
+        def request(silo: str) -> tuple[m.Content, bytes]:
+            return m.ReceiptRequest(run=self.context.run, log=self.head(silo)), b""
+
+        for silo, (reply, _) in self._trip("receipt", self.present, request, m.ReceiptReply).items():
             self.acknowledge(silo, reply.log_size)
             self._take(silo, partial(self._add_receipt, found, silo, reply))
         return found
@@ -179,25 +184,19 @@ class SecureSum:
     def _trip(
         self,
         action: str,
-        requests: Mapping[str, tuple[m.Content, bytes]],
+        silos: Sequence[str],
+        request: Callable[[str], tuple[m.Content, bytes]],
         reply: type[Reply],
         seconds: float | None = None,
     ) -> dict[str, tuple[Reply, bytes]]:
-        """Send one message each, wait for all replies or the deadline; the silent and the refusing are out."""
+        """Send one message each, wait for all replies or the deadline; the silent and the refusing are out.
+
+        A silo that has seen another size of the log than we believed is asked once more, with that size.
+        """
         started, limit = time.monotonic(), self.seconds if seconds is None else seconds
-        silos = list(requests)
-        outgoing = [
-            Message(
-                requests[silo][0].record(requests[silo][1]),
-                dst_node_id=self.nodes[silo],
-                message_type=f"query.{action}",
-                group_id=f"{self.context.batch}",
-                ttl=max(60.0, 2 * limit),
-            )
-            for silo in silos
-        ]
-        waiting = dict(zip(self.grid.push_messages(outgoing), silos, strict=True))
+        waiting = self._push(action, silos, request, limit)
         replies: dict[str, tuple[Reply, bytes]] = {}
+        corrected: set[str] = set()
         # From here: on an in-process Grid the silos do all their work inside push_messages.
         deadline = time.monotonic() + limit
         while waiting and time.monotonic() < deadline:
@@ -209,7 +208,12 @@ class SecureSum:
                 try:
                     replies[silo] = self._read(message, reply)
                 except _Out as out:
-                    self._give_up(Silence(silo, out.code, out.message, out.log_size))
+                    if out.code == m.LOG_SIZE_UNKNOWN and out.log_size is not None and silo not in corrected:
+                        corrected.add(silo)
+                        self.acknowledge(silo, out.log_size)
+                        waiting |= self._push(action, [silo], request, limit)
+                    else:
+                        self._give_up(Silence(silo, out.code, out.message, out.log_size))
             if waiting and not pulled:
                 self.pause(_POLL if self.pause is time.sleep else _WOKEN)
         for silo in waiting.values():
@@ -218,6 +222,28 @@ class SecureSum:
             "trip", {"action": action, "seconds": time.monotonic() - started, "replies": len(replies)}
         )
         return replies
+
+    def _push(
+        self,
+        action: str,
+        silos: Sequence[str],
+        request: Callable[[str], tuple[m.Content, bytes]],
+        limit: float,
+    ) -> dict[str, str]:
+        """Send a silo each its message; message id -> silo."""
+        outgoing = []
+        for silo in silos:
+            content, data = request(silo)
+            outgoing.append(
+                Message(
+                    content.record(data),
+                    dst_node_id=self.nodes[silo],
+                    message_type=f"query.{action}",
+                    group_id=f"{self.context.batch}",
+                    ttl=max(60.0, 2 * limit),
+                )
+            )
+        return dict(zip(self.grid.push_messages(outgoing), silos, strict=True))
 
     def _read(self, message: Message, reply: type[Reply]) -> tuple[Reply, bytes]:
         if message.has_error():

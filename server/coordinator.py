@@ -38,7 +38,7 @@ from .store import Store
 RELEASE = "release"
 PRODUCER = "https://foedus.invalid/foedus-server"
 BATCH_ROUNDS = 100
-_ROLL_CALL_SECONDS = 30.0
+_ROLL_CALL_SECONDS = 15.0
 
 app = ServerApp()
 Note = Callable[[str, Mapping[str, Any]], None]
@@ -88,7 +88,7 @@ class Case:
         size = int(note.split("\n")[1])
         seen = min(self.heads.get(silo, 0), size)
         proof = self.log.consistency_proof(seen, size) if seen else []
-        return m.LogHead(note=note, proof=[b64(h) for h in proof]), size
+        return m.LogHead(note=note, since=seen, proof=[b64(h) for h in proof]), size
 
     def seen(self, silo: str, size: int) -> None:
         """A silo acknowledged the log up to `size`."""

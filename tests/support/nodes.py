@@ -1,0 +1,147 @@
+"""A server in a test's hands: it asks single nodes anything, and looks at what they say, keep and write down."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from flwr.app import Message, RecordDict
+
+from foedus.clients.app import SiloApp
+from foedus.clients.home import Home
+from foedus.compliance.auditlog.log import AuditLog
+from foedus.demo.simulate import prepare
+from foedus.demo.world import World
+from foedus.documents import Envelope
+from foedus.federation import messages as m
+from foedus.federation import models
+from foedus.federation.study import Draft
+from foedus.privacy.ledger import Ledger
+from foedus.privacy.secagg.aggregator import Aggregator
+from foedus.privacy.secagg.keys import Context, Roster
+
+SILENT = "the node refuses; its own audit log holds the reason"
+
+
+@dataclass(frozen=True)
+class Said:
+    """A node's reply: the action, the refusal if it is one, and the raw numbers beside it."""
+
+    action: str
+    refusal: m.Refusal | None
+    data: bytes
+    message: Message
+
+
+class Rehearsal:
+    """An approved and started study, and four nodes waiting for its first message."""
+
+    def __init__(self, world: World, draft: Draft, **options: Any) -> None:
+        self.world = world
+        self.grid, self.case = prepare(world, draft, **options)
+        self.silos = list(world.homes)
+        study, treaty = self.case.study, world.treaty
+        self.rounds = list(range(1, study.rounds + 1))
+        roster = Roster({p.name: p.signing_key for p in treaty.parties}, treaty.colluders)
+        context = Context(
+            world.treaty_envelope.digest, self.case.study_envelope.digest, self.case.run, 0, tuple(self.rounds)
+        )
+        self.aggregator = Aggregator(roster, context)
+
+    # ── asking ───────────────────────────────────────────────────────────────────────────────────
+
+    def send(self, silo: str, kind: str, record: RecordDict) -> Said:
+        """Any record as a message of any kind."""
+        message = Message(record, dst_node_id=100 + self.silos.index(silo), message_type=kind)
+        (identifier,) = self.grid.push_messages([message])
+        (reply,) = self.grid.pull_messages([identifier])
+        assert not reply.has_error(), "the node crashed"
+        fields = reply.content.config_records[m.RECORD]
+        return Said(str(fields["action"]), m.refusal_in(reply), bytes(fields["data"]), reply)
+
+    def ask(self, silo: str, content: m.Content, data: bytes = b"") -> Said:
+        return self.send(silo, f"query.{content.action}", content.record(data))
+
+    def keys_request(self, silo: str, **changes: Any) -> m.KeysRequest:
+        """A good first message; `changes` replace fields."""
+        return self.case.keys_request(silo, 0, self.rounds).model_copy(update=changes)
+
+    def shares_request(self) -> m.SharesRequest:
+        return m.SharesRequest(run="1", batch=0, keys=[e.to_json() for e in self.aggregator.advertisements])
+
+    def vector_request(self, silo: str, number: int = 1, *, boxes: bool = True, **changes: Any) -> m.VectorRequest:
+        dealt = m.boxes_to_json(self.aggregator.boxes_for(silo)) if boxes else None
+        request = m.VectorRequest(run="1", batch=0, round=number, boxes=dealt, log=self.case.head(silo))
+        return request.model_copy(update=changes)
+
+    def answer_request(self, number: int = 1, survivors: list[str] | None = None) -> m.AnswerRequest:
+        return m.AnswerRequest(run="1", batch=0, round=number, survivors=survivors or self.silos)
+
+    @property
+    def weights(self) -> bytes:
+        study = self.case.study
+        return models.initial(study.model, len(study.features)).astype("<f8").tobytes()
+
+    def set_up(self) -> None:
+        """Both set-up trips, with every silo."""
+        for silo in self.silos:
+            reply, _ = m.KeysReply.read(self.ask(silo, self.keys_request(silo)).message)
+            self.case.seen(silo, reply.log_size)
+            self.aggregator.add_advertisement(silo, Envelope.from_json(reply.keys))
+        for silo in self.silos:
+            answer, _ = m.SharesReply.read(self.ask(silo, self.shares_request()).message)
+            self.aggregator.add_boxes(silo, m.boxes_from_json(answer.boxes))
+
+    def restart(self, silo: str) -> SiloApp:
+        """The node's process ends and another begins, over the same directory."""
+        app = SiloApp(Home.load(self.world.homes[silo]))
+        self.grid._apps[100 + self.silos.index(silo)] = app
+        return app
+
+    # ── looking ──────────────────────────────────────────────────────────────────────────────────
+
+    def home(self, silo: str) -> Path:
+        return self.world.homes[silo]
+
+    def journal(self, silo: str) -> list[tuple[str, Any]]:
+        """(action, details) of the node's own audit log."""
+        log = AuditLog(self.home(silo) / "audit.db", f"foedus node {silo}", create=False)
+        return [(e.record["action"], e.record["details"]) for e in log.entries()]
+
+    def last_refusal(self, silo: str) -> dict[str, Any]:
+        """What the node itself wrote down of the message it refused last; nothing but the refusal followed."""
+        entries = [entry for entry in self.journal(silo) if entry[0] != "sent"]
+        assert entries[-1][0] == "refused"
+        return dict(entries[-1][1])
+
+    def spent(self, silo: str) -> float:
+        return Ledger(self.home(silo) / "ledger.db").epsilon(self.case.study.privacy.delta)
+
+    def numbers(self, silo: str) -> set[str]:
+        """What a server must never hear: counts of rows, customers, and of the node's cohorts."""
+        frame = pd.read_parquet(self.home(silo) / "orders.parquet")
+        counts = {len(frame), frame.iloc[:, 0].nunique()}
+        app = self.grid._apps[100 + self.silos.index(silo)]
+        for run in app._runs.values():  # type: ignore[attr-defined]
+            counts |= {len(data.customers) for _, data in run.trainer._cached.values()}
+        return {str(n) for n in counts}
+
+
+def assert_refused(play: Rehearsal, silo: str, said: Said, code: str, *, before: float | None = None) -> m.Refusal:
+    """The node said no with `code` and nothing more: no vector, no budget, no number of its data; and noted why."""
+    assert said.refusal is not None, f"the node answered with {said.action!r}"
+    assert (said.action, said.refusal.code, said.data) == ("refusal", code, b"")
+    assert (play.last_refusal(silo)["code"], bool(play.last_refusal(silo)["reason"])) == (code, True)
+    assert play.spent(silo) == (0.0 if before is None else before)
+    told = said.refusal.message
+    assert not set(re.findall(r"\d+", told)) & play.numbers(silo)
+    assert str(play.home(silo)) not in told
+    return said.refusal
+
+
+def floats(values: Any) -> bytes:
+    return np.asarray(values, "<f8").tobytes()
