@@ -182,20 +182,14 @@ class SiloApp:
             raise ProtocolError(f"round {plan.round}: the model has the wrong size")
         weights = np.frombuffer(data, "<f8").astype(np.float64)
         context = run.silo.context
-        if self.journal.done(context.study, context.run, "upload", plan.round) is not None:
-            # Before anything is reserved, so that asking again can't eat the budget.
-            raise Refused(
-                "ALREADY_DONE", f"round {plan.round} of run {request.run}: this silo has uploaded before"
-            )
+        # Before anything is reserved, so that asking again can't eat the budget.
+        self.journal.require_new(context.study, context.run, "upload", plan.round)
         guard.check_approvals(permit)  # 1
         guard.advance_log(request.log)  # 2
         if request.boxes is not None:
             run.silo.receive(m.boxes_from_json(request.boxes))
         cohort = guard.cohort(permit)  # 3
         side: Side = "test" if plan.task == "evaluate" else "train"
-        context = run.silo.context
-        # Before the budget is touched: a server that asks again must not use it up.
-        self.journal.require_new(context.study, context.run, "upload", plan.round)
         ref = guard.reserve(permit, plan)  # 4
         try:
             dataset = run.trainer.dataset(side, cohort)  # 5

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from foedus.demo.world import World
 from support.nodes import Rehearsal
 from support.orders import copy_of, make_draft, small_world
+from support.sums import scratch
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -24,6 +27,8 @@ def guarded_world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 @pytest.fixture
-def play(guarded_world: World, tmp_path: Path) -> Rehearsal:
+def play(guarded_world: World) -> Iterator[Rehearsal]:
     """A study of ε = 4 under a treaty that allows 40; nobody has been asked anything."""
-    return Rehearsal(copy_of(guarded_world, tmp_path / "world"), make_draft())
+    folder = scratch()
+    yield Rehearsal(copy_of(guarded_world, folder / "world"), make_draft())
+    shutil.rmtree(folder)

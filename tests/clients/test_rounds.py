@@ -107,12 +107,12 @@ def test_after_a_restart_the_node_asks_for_a_new_set_up(ready: Rehearsal) -> Non
 # ── the model ────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_a_model_that_is_not_finite_is_refused(ready: Rehearsal, bad: float) -> None:
-    weights = np.zeros(ready.case.study.parameters)
-    weights[3] = bad
-    said = ready.ask(NODE, ready.vector_request(NODE, TRAIN), floats(weights))
-    assert assert_refused(ready, NODE, said, "INPUT").message == SILENT
+def test_a_model_that_is_not_finite_is_refused(ready: Rehearsal) -> None:
+    for place, bad in enumerate((np.nan, np.inf, -np.inf)):
+        weights = np.zeros(ready.case.study.parameters)
+        weights[3] = bad
+        said = ready.ask(NODE, ready.vector_request(NODE, TRAIN, boxes=place == 0), floats(weights))
+        assert assert_refused(ready, NODE, said, "INPUT").message == SILENT
     upload(ready, boxes=False)  # the boxes were taken before; the budget was given back
 
 
@@ -126,17 +126,13 @@ def test_a_model_that_overflows_is_refused(ready: Rehearsal) -> None:
         assert said.action == "vector-reply"
 
 
-@pytest.mark.parametrize("size", [0, 1, 11, 13, 1000])
-def test_a_model_of_another_size_is_refused(ready: Rehearsal, size: int) -> None:
-    said = ready.ask(NODE, ready.vector_request(NODE, TRAIN), floats(np.zeros(size)))
-    assert "wrong size" in assert_refused(ready, NODE, said, "PROTOCOL").message
-    assert_refused(ready, NODE, ready.ask(NODE, ready.vector_request(NODE), ready.weights[:-1]), "PROTOCOL")
-
-
-@pytest.mark.parametrize("number", [0, 5, 99])
-def test_a_round_the_study_does_not_have_is_refused(ready: Rehearsal, number: int) -> None:
-    said = ready.ask(NODE, ready.vector_request(NODE, number), ready.weights)
-    assert_refused(ready, NODE, said, "UNKNOWN_ROUND")
+def test_a_model_of_another_size_or_a_round_of_another_study_is_refused(ready: Rehearsal) -> None:
+    for data in (b"", floats(np.zeros(11)), floats(np.zeros(13)), floats(np.zeros(1000)), ready.weights[:-1]):
+        said = ready.ask(NODE, ready.vector_request(NODE, TRAIN), data)
+        assert "wrong size" in assert_refused(ready, NODE, said, "PROTOCOL").message
+    for number in (0, 5, 99):
+        said = ready.ask(NODE, ready.vector_request(NODE, number), ready.weights)
+        assert_refused(ready, NODE, said, "UNKNOWN_ROUND")
 
 
 # ── once ─────────────────────────────────────────────────────────────────────────────────────────

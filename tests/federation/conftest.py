@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from foedus.demo.simulate import Simulated, simulate
 from foedus.demo.world import World
 
 from support.orders import copy_of, make_draft, small_world
+from support.sums import scratch
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -45,6 +48,8 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> GoodRun:
 
 
 @pytest.fixture
-def world(fresh_world: World, tmp_path: Path) -> World:
+def world(fresh_world: World) -> Iterator[World]:
     """A copy of the fresh world."""
-    return copy_of(fresh_world, tmp_path / "world")
+    folder = scratch()
+    yield copy_of(fresh_world, folder / "world")
+    shutil.rmtree(folder)

@@ -15,7 +15,7 @@ def test_a_node_whose_acknowledgement_was_lost_is_asked_again(tmp_path: Path) ->
     steps: list[tuple[str, object]] = []
     built = small_world(tmp_path / "world")
     grid, case = prepare(built, make_draft(), note=lambda kind, data: steps.append((kind, dict(data))))
-    forget = {"left": 3}
+    forget = {"left": 1}
     keep = case.seen
 
     def seen(silo: str, size: int) -> None:
@@ -26,7 +26,7 @@ def test_a_node_whose_acknowledgement_was_lost_is_asked_again(tmp_path: Path) ->
 
     case.seen = seen  # type: ignore[method-assign]
     report = verify(conduct(grid, case))
-    assert forget["left"] < 3
+    assert forget["left"] == 0
     assert not [s for s in steps if s[0] == "silo-out"]
     assert all(len(s) == 4 for s in report.survivors.values())
     assert not list(built.homes["birch-records"].glob("log-head.refused-*")), "no false evidence of a fork"
