@@ -60,7 +60,7 @@ def _content(result: Result, home: Path) -> dict[str, Any]:
         "headline": screen.headline(result),
         "losses": screen.losses(result),
         "alone": screen.alone(result),
-        "estimate": screen.ESTIMATE,
+        "estimate": screen.estimate(result),
         "rounds_line": screen.rounds(result),
         "privacy_line": screen.privacy(result),
         "fate": screen.fate,

@@ -45,6 +45,16 @@ ESTIMATE = (
     "the test customers' own chance comes on top."
 )
 
+_USELESS = 0.1  # a standard error at which an AUC says nothing
+
+
+def estimate(result: Result) -> str:
+    """What the released AUC is worth, for behind the figure."""
+    if result.dp_auc_error < _USELESS:
+        return ESTIMATE
+    return ESTIMATE + " Here it is too large to say anything: too few test customers for this ε."
+
+
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
@@ -306,8 +316,8 @@ def _models(rows: Sequence[Row]) -> Table:
 
 
 def _estimate(result: Result) -> Text:
-    estimate = f"▸ AUC {figure(result.dp_auc)} ± {figure(result.dp_auc_error)}"
-    return Text.assemble((estimate, "bold green"), f", {ESTIMATE}")
+    figures = f"▸ AUC {figure(result.dp_auc)} ± {figure(result.dp_auc_error)}"
+    return Text.assemble((figures, "bold green"), f", {estimate(result)}")
 
 
 def _partners(partners: Sequence[Partner], *, wide: bool) -> Table:

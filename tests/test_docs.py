@@ -12,7 +12,6 @@ The fences of a document say what becomes of a block, in this order on every pag
 from __future__ import annotations
 
 import ast
-import glob
 import importlib.util
 import re
 import shlex
@@ -23,7 +22,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import click
 import pytest
@@ -31,7 +30,7 @@ import typer
 import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-from support.orders import order_log
+from support.orders import make_draft, order_log, small_world
 from support.treaties import make_treaty
 
 import foedus.demo.data
@@ -41,6 +40,7 @@ from foedus.clients.home import Home
 from foedus.compliance import evidence
 from foedus.compliance.treaty import Coordinator, Person, PurposeTerms, Treaty
 from foedus.demo.data import Orders
+from foedus.demo.simulate import simulate
 from foedus.documents import Envelope, SigningKey
 from foedus.federation.study import Draft
 
@@ -48,7 +48,12 @@ ROOT = Path(__file__).parent.parent
 PURPOSE = "dpv:CustomerRelationshipManagement"
 NOT_RUN = ("# starts servers", "# needs a server")
 PAGES = sorted(
-    [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "benchmarks" / "README.md", *(ROOT / "docs").rglob("*.md")]
+    [
+        ROOT / "README.md",
+        ROOT / "CHANGELOG.md",
+        ROOT / "benchmarks" / "README.md",
+        *(ROOT / "docs").rglob("*.md"),
+    ]
 )
 _FENCE = re.compile(r"^```([a-z]*) ?([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 page = pytest.mark.parametrize("path", PAGES, ids=[str(p.relative_to(ROOT)) for p in PAGES])
@@ -150,7 +155,7 @@ class _Scientist(Stage):
 
     def __init__(self, here: Path) -> None:
         super().__init__(here)
-        order_log(1200).frame.to_csv(here / "orders.csv", index=False)
+        order_log(2400).frame.to_csv(here / "orders.csv", index=False)
         key = SigningKey.generate()
         key.save(here / "alice.key")
         treaty, _, _ = make_treaty(
@@ -173,11 +178,12 @@ def leave(trial: Path, here: Path) -> None:
 
 
 class _Officer(Stage):
-    """for-officers: a node's directory and the evidence after a study, played once for the README."""
+    """for-officers: a node's directory and the evidence after a study."""
 
     def __init__(self, here: Path) -> None:
         super().__init__(here)
-        run("foedus", "simulate", str(ROOT / "demo" / "churn.yaml"), "--dir", str(here / "trial"))
+        draft = make_draft(purpose=PURPOSE)
+        simulate(small_world(here / "trial", draft), draft)
         leave(here / "trial", here)
         _, files = evidence.read(here / "evidence.zip")
         (here / "study.json").write_bytes(files["study.json"])
@@ -209,7 +215,11 @@ def run(*command: str) -> None:
         if program is not None:  # unzip may be missing
             subprocess.run([program, *command[1:]], check=True, stdout=subprocess.DEVNULL)
         return
-    arguments = [file for word in command[1:] for file in (sorted(glob.glob(word)) or [word])]
+    arguments = [
+        argument
+        for word in command[1:]
+        for argument in (sorted(map(str, Path().glob(word))) if "*" in word else [word])
+    ]
     code: object = 0
     try:
         cli.main(arguments)
@@ -405,7 +415,14 @@ def test_every_refusal_is_documented() -> None:
 
 def test_the_scan_of_refusals_sees_them() -> None:
     found = codes("errors.py", "privacy", "clients", "server")
-    assert {"BUDGET_EXCEEDED", "ALREADY_DONE", "COHORT_TOO_SMALL", "PROTOCOL", "NO_TOKEN", "TOO_LARGE"} <= found
+    assert {
+        "BUDGET_EXCEEDED",
+        "ALREADY_DONE",
+        "COHORT_TOO_SMALL",
+        "PROTOCOL",
+        "NO_TOKEN",
+        "TOO_LARGE",
+    } <= found
 
 
 def test_exit_codes_are_those_of_the_errors() -> None:
