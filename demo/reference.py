@@ -80,16 +80,17 @@ def gather(world: World, study: Study) -> Benchmark:
     return Benchmark(study, sides["train"], _stack(list(sides["test"].values())))
 
 
-def reference_rows(benchmark: Benchmark) -> list[Row]:
-    """Pooled without privacy, each partner alone, recency alone."""
+def reference_rows(benchmark: Benchmark) -> tuple[list[Row], Floats]:
+    """Pooled without privacy, each partner alone, recency alone; and the pooled model's weights."""
     study, pooled = benchmark.study, benchmark.pooled
-    rows = [benchmark.model_row("pooled, no privacy", fit(study, pooled), len(pooled.labels))]
+    weights = fit(study, pooled)
+    rows = [benchmark.model_row("pooled, no privacy", weights, len(pooled.labels))]
     for name, dataset in benchmark.train.items():
         rows.append(benchmark.model_row(f"{name} alone", fit(study, dataset), len(dataset.labels)))
     recency = [i for i, f in enumerate(study.features) if f.name == "recency"]
     if recency:
         rows.append(benchmark.row("recency alone", benchmark.test.inputs[:, recency[0]], 0))
-    return rows
+    return rows, weights
 
 
 def fit(study: Study, dataset: Dataset) -> Floats:
@@ -127,6 +128,7 @@ def _converge(module: nn.Module, x: torch.Tensor, y: torch.Tensor, l2: float) ->
 def _stop_early(module: nn.Module, x: torch.Tensor, y: torch.Tensor, l2: float, *, steps: int = 400) -> None:
     held = torch.arange(len(y)) % 5 == 0
     optimiser = torch.optim.Adam(module.parameters(), lr=0.03)
+    torch.set_num_threads(1)  # the tensors are small: more threads only get in each other's way
     best, least = models.to_vector(module), float("inf")
     for _ in range(steps):
         optimiser.zero_grad()

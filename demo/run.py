@@ -30,7 +30,7 @@ from ..privacy.ledger import Ledger
 from ..server.auth import Role
 from . import data
 from .deploy import Deployment, client, deployed, free_ports
-from .reference import Benchmark, fit, gather, reference_rows
+from .reference import Benchmark, gather, reference_rows
 from .result import Partner, Result, Round
 from .screen import Steps, show
 from .simulate import prepare
@@ -207,9 +207,8 @@ def _result(
     study, test = report.study, benchmark.test
     final = np.array(json.loads((out / "model.json").read_bytes())["payload"]["weights"])
     federated = benchmark.model_row("federated, distributed DP", final, len(benchmark.pooled.labels))
-    rows = [federated, *reference_rows(benchmark)]
+    references, pooled = reference_rows(benchmark)
     curve = iter([exact_auc(benchmark.scores(np.array(w)), test.labels) for w in weights])
-    pooled = fit(study, benchmark.pooled)
     roc = {
         "federated, distributed DP": exact_roc(benchmark.scores(final), test.labels),
         "pooled, no privacy": exact_roc(benchmark.scores(pooled), test.labels),
@@ -225,7 +224,7 @@ def _result(
         treaty=report.treaty,
         treaty_digest=report.treaty_digest,
         epsilon=report.epsilon,
-        rows=rows,
+        rows=[federated, *references],
         dp_auc=float(report.metrics["auc"]),
         dp_auc_error=float(report.metrics["auc_error"]),
         partners=[_partner(world, name, study, lost) for name in world.homes],
@@ -317,7 +316,7 @@ def run_simulation(study: Path, *, orders: Path | None, silos: int, directory: P
             benchmark = gather(world, report.study)
             weights = np.array(json.loads((case.out / "model.json").read_bytes())["payload"]["weights"])
             rows = [benchmark.model_row("federated, distributed DP", weights, len(benchmark.pooled.labels))]
-            rows += reference_rows(benchmark)
+            rows += reference_rows(benchmark)[0]
         for row in rows:
             console.print(f"{row.name:28} AUC {row.auc:.4f}   PR-AUC {row.pr_auc:.4f}")
         metrics = report.metrics

@@ -31,13 +31,16 @@ from foedus.errors import InputError, VerificationError
 def test_the_example_of_rfc_8785() -> None:
     value = {
         "numbers": [333333333.33333329, 1e30, 4.50, 2e-3, 0.000000000000000000000000001],
-        "string": '\u20ac$\u000f\u000aA\'\u0042\u0022\u005c\\"/',
+        "string": "\u20ac$\u000f\u000aA'\u0042\u0022\u005c\\\"/",
         "literals": [None, True, False],
     }
-    assert canonical(value) == (
-        '{"literals":[null,true,false],"numbers":[333333333.3333333,1e+30,4.5,0.002,1e-27],'
-        '"string":"€$\\u000f\\nA\'B\\"\\\\\\\\\\"/"}'
-    ).encode()
+    assert (
+        canonical(value)
+        == (
+            '{"literals":[null,true,false],"numbers":[333333333.3333333,1e+30,4.5,0.002,1e-27],'
+            '"string":"€$\\u000f\\nA\'B\\"\\\\\\\\\\"/"}'
+        ).encode()
+    )
 
 
 def test_keys_are_sorted_by_utf_16_code_units_as_rfc_8785_says() -> None:
@@ -97,7 +100,13 @@ def test_a_signature_over_one_kind_passes_for_no_other() -> None:
 
 
 @pytest.mark.parametrize(
-    "payload", [{"study": "s", "epsilon": 8.0}, {"study": "s"}, {**PAYLOAD, "more": None}, {"study": "S", "epsilon": 4.0}]
+    "payload",
+    [
+        {"study": "s", "epsilon": 8.0},
+        {"study": "s"},
+        {**PAYLOAD, "more": None},
+        {"study": "S", "epsilon": 4.0},
+    ],
 )
 def test_a_changed_payload_is_noticed(payload: dict[str, Any]) -> None:
     with pytest.raises(VerificationError, match="does not hold"):
@@ -105,7 +114,9 @@ def test_a_changed_payload_is_noticed(payload: dict[str, Any]) -> None:
 
 
 def test_whole_floats_and_integers_are_one_number() -> None:
-    Envelope("approval", {"study": "s", "epsilon": 4}, SIGNED.signatures).check("approval", "dora", KEY.public)
+    Envelope("approval", {"study": "s", "epsilon": 4}, SIGNED.signatures).check(
+        "approval", "dora", KEY.public
+    )
 
 
 def test_another_signer_or_key_is_noticed() -> None:
@@ -121,7 +132,8 @@ GOOD = SIGNED.signatures["dora"]
 
 
 @pytest.mark.parametrize(
-    "text", ["", "AAAA", "*" * 88, GOOD[:-4], GOOD + "AAAA", GOOD + "\n", " " + GOOD, "é" * 88, GOOD.rstrip("=")]
+    "text",
+    ["", "AAAA", "*" * 88, GOOD[:-4], GOOD + "AAAA", GOOD + "\n", " " + GOOD, "é" * 88, GOOD.rstrip("=")],
 )
 def test_a_malformed_signature_is_a_verification_error(text: str) -> None:
     with pytest.raises(VerificationError, match="malformed"):
@@ -168,7 +180,10 @@ JSON = st.recursive(
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.text(st.characters(codec="utf-8")), st.dictionaries(st.text(st.characters(codec="utf-8")), JSON, max_size=4))
+@given(
+    st.text(st.characters(codec="utf-8")),
+    st.dictionaries(st.text(st.characters(codec="utf-8")), JSON, max_size=4),
+)
 def test_an_envelope_survives_the_wire(kind: str, payload: dict[str, Any]) -> None:
     sent = Envelope(kind, payload).signed("dora", KEY)
     read = Envelope.loads(sent.dumps())
@@ -210,7 +225,7 @@ def test_what_is_no_ed25519_key_is_refused(tmp_path: Path) -> None:
         path = tmp_path / name
         path.write_bytes(content)
         path.chmod(0o600)
-        with pytest.raises(InputError, match="PEM private key|not an Ed25519 key"):
+        with pytest.raises(InputError, match=r"PEM private key|not an Ed25519 key"):
             SigningKey.load(path)
     with pytest.raises(InputError, match="No such file"):
         SigningKey.load(tmp_path / "missing")

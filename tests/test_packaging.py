@@ -126,7 +126,7 @@ def test_no_assert_and_no_leftovers(path: Path) -> None:
 @source
 def test_imports_inside_are_relative(path: Path) -> None:
     if "bundle" in path.parts:
-        pytest.skip("the bundle is a Flower app of its own: it names the installed package")
+        return  # a Flower app of its own: it names the installed package
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         found = [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
         found += [a.name for a in node.names] if isinstance(node, ast.Import) else []

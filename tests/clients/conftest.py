@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from foedus.demo.world import World
 from support.nodes import Rehearsal
 from support.orders import copy_of, make_draft, small_world
 from support.sums import scratch
+
+from foedus.demo.world import World
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -16,6 +16,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from flwr.app import ConfigRecord, RecordDict
+from support.nodes import SILENT, Rehearsal, assert_refused
+from support.orders import PURPOSE
 
 from foedus.clients.app import SiloApp
 from foedus.clients.home import Home
@@ -29,9 +31,6 @@ from foedus.federation.study import Study
 from foedus.privacy.accountant import epsilon_to_rho
 from foedus.privacy.events import DistributedDiscreteGaussian
 from foedus.privacy.ledger import Cap, Ledger
-
-from support.nodes import SILENT, Rehearsal, assert_refused
-from support.orders import PURPOSE
 
 NODE = "aster-music"
 
@@ -50,7 +49,9 @@ def test_a_good_request_is_accepted(play: Rehearsal) -> None:
 # ── the study and its approvals ──────────────────────────────────────────────────────────────────
 
 
-def resigned(play: Rehearsal, *, signer: str = "dana", key: SigningKey | None = None, **changes: Any) -> m.KeysRequest:
+def resigned(
+    play: Rehearsal, *, signer: str = "dana", key: SigningKey | None = None, **changes: Any
+) -> m.KeysRequest:
     """The study with changed fields, signed by its author, approved by everybody."""
     payload = {**play.case.study_envelope.payload, **changes}
     payload["privacy"] = {**play.case.study_envelope.payload["privacy"], **changes.get("privacy", {})}
@@ -61,17 +62,17 @@ def resigned(play: Rehearsal, *, signer: str = "dana", key: SigningKey | None = 
 
 
 UNFIT: list[tuple[dict[str, Any], str]] = [
-        ({"purpose": "dpv:Advertising"}, "PURPOSE_NOT_PERMITTED"),
-        ({"privacy": {"epsilon": 50.0}}, "EPSILON_OVER_CAP"),
-        ({"privacy": {"delta": 1e-4}}, "DELTA_OVER_CAP"),
-        ({"privacy": {"sigma_train": 4}}, "NOISE_TOO_SMALL"),
-        ({"privacy": {"sigma_evaluate": 4}}, "NOISE_TOO_SMALL"),
-        ({"privacy": {"scale_bits_train": 30}}, "NOISE_TOO_SMALL"),
-        ({"privacy": {"sigma_train": 2**29}}, "SUM_COULD_WRAP"),
-        ({"treaty": "0" * 64}, "OTHER_TREATY"),
-        ({"author": "mallory"}, "UNKNOWN_AUTHOR"),
-        ({"signer": "mallory"}, "VERIFICATION"),
-        ({"key": SigningKey.generate()}, "VERIFICATION"),
+    ({"purpose": "dpv:Advertising"}, "PURPOSE_NOT_PERMITTED"),
+    ({"privacy": {"epsilon": 50.0}}, "EPSILON_OVER_CAP"),
+    ({"privacy": {"delta": 1e-4}}, "DELTA_OVER_CAP"),
+    ({"privacy": {"sigma_train": 4}}, "NOISE_TOO_SMALL"),
+    ({"privacy": {"sigma_evaluate": 4}}, "NOISE_TOO_SMALL"),
+    ({"privacy": {"scale_bits_train": 30}}, "NOISE_TOO_SMALL"),
+    ({"privacy": {"sigma_train": 2**29}}, "SUM_COULD_WRAP"),
+    ({"treaty": "0" * 64}, "OTHER_TREATY"),
+    ({"author": "mallory"}, "UNKNOWN_AUTHOR"),
+    ({"signer": "mallory"}, "VERIFICATION"),
+    ({"key": SigningKey.generate()}, "VERIFICATION"),
 ]
 
 
@@ -96,15 +97,24 @@ def test_what_is_no_study_is_refused(play: Rehearsal) -> None:
 Change = Callable[[Rehearsal, list[dict[str, Any]]], list[dict[str, Any]]]
 APPROVALS: dict[str, tuple[Change, str]] = {
     "none": (lambda p, a: [], "APPROVAL_MISSING"),
-    "the node's own officer's": (lambda p, a: [x for x in a if x["payload"]["party"] != NODE], "APPROVAL_MISSING"),
-    "the data protection officer's": (lambda p, a: [x for x in a if x["payload"]["level"] != "dpo"], "APPROVAL_MISSING"),
+    "the node's own officer's": (
+        lambda p, a: [x for x in a if x["payload"]["party"] != NODE],
+        "APPROVAL_MISSING",
+    ),
+    "the data protection officer's": (
+        lambda p, a: [x for x in a if x["payload"]["level"] != "dpo"],
+        "APPROVAL_MISSING",
+    ),
     "one forged": (lambda p, a: [{**a[0], "signatures": a[1]["signatures"]}, *a[1:]], "VERIFICATION"),
     "one for another study": (lambda p, a: [changed(p, a[0], study="0" * 64), *a[1:]], "VERIFICATION"),
     "one for another treaty": (lambda p, a: [changed(p, a[0], treaty="0" * 64), *a[1:]], "VERIFICATION"),
     "one for less": (lambda p, a: [changed(p, a[0], epsilon=1.0), *a[1:]], "APPROVAL_MISSING"),
     "one rejecting": (lambda p, a: [changed(p, a[0], decision="reject"), *a[1:]], "STUDY_REJECTED"),
     "one expired": (
-        lambda p, a: [changed(p, a[0], expires=(datetime.now(UTC) - timedelta(seconds=1)).isoformat()), *a[1:]],
+        lambda p, a: [
+            changed(p, a[0], expires=(datetime.now(UTC) - timedelta(seconds=1)).isoformat()),
+            *a[1:],
+        ],
         "APPROVAL_MISSING",
     ),
 }
@@ -198,7 +208,7 @@ def test_a_proof_from_another_size_is_asked_for_again(play: Rehearsal) -> None:
 
 def started(play: Rehearsal, action: str, subject: str, details: dict[str, Any]) -> m.LoggedEntry:
     index = play.case.log.append("coordinator", action, subject, details)
-    body = list(play.case.log.entries(index, index + 1))[0].body.decode()
+    body = next(iter(play.case.log.entries(index, index + 1))).body.decode()
     return m.LoggedEntry(index=index, body=body, proof=[b64(h) for h in play.case.log.inclusion_proof(index)])
 
 
@@ -328,8 +338,12 @@ def records(play: Rehearsal) -> dict[str, RecordDict]:
         "a key twice": record(body=b'{"run":"1",' + json.dumps(body).encode()[1:]),
         "no rounds": record(body=json.dumps({**body, "rounds": []}).encode()),
         "deep": record(body=b"[" * 100_000),
-        "a proof that is none": record(body=json.dumps({**body, "log": {**body["log"], "proof": ["x"]}}).encode()),
-        "a lone surrogate": record(body=json.dumps({**body, "study": {**body["study"], "kind": "\ud800"}}).encode()),
+        "a proof that is none": record(
+            body=json.dumps({**body, "log": {**body["log"], "proof": ["x"]}}).encode()
+        ),
+        "a lone surrogate": record(
+            body=json.dumps({**body, "study": {**body["study"], "kind": "\ud800"}}).encode()
+        ),
     }
 
 

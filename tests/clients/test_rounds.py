@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.nodes import SILENT, Rehearsal, assert_refused, floats
+from support.orders import PURPOSE, copy_of, make_draft, no_noise
 
 from foedus.compliance.auditlog.log import AuditLog
 from foedus.compliance.consent import ConsentRegister
@@ -20,9 +22,6 @@ from foedus.federation.study import COUNT_SHARE
 from foedus.federation.verification import verify
 from foedus.privacy.ledger import Ledger
 from foedus.server.coordinator import conduct
-
-from support.nodes import SILENT, Rehearsal, assert_refused, floats
-from support.orders import PURPOSE, copy_of, make_draft, no_noise
 
 NODE = "aster-music"
 TRAIN = 2  # the first training round; round 1 is of curvature

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.orders import copy_of, make_draft, small_world
+from support.sums import scratch
 
 from foedus.demo.simulate import Simulated, simulate
 from foedus.demo.world import World
-
-from support.orders import copy_of, make_draft, small_world
-from support.sums import scratch
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from flwr.app import Message
+from support.orders import copy_of, make_draft, no_noise
 
 from foedus.clients.guard import Guard
 from foedus.clients.home import Home
@@ -25,8 +26,6 @@ from foedus.federation.tasks.evaluate import exact_auc
 from foedus.federation.verification import verify
 from foedus.privacy.ledger import Ledger
 from foedus.server.coordinator import conduct
-
-from support.orders import copy_of, make_draft, no_noise
 
 Floats = npt.NDArray[np.float64]
 LOST = 103  # the node of the fourth silo, dune-media
@@ -57,7 +56,9 @@ def clipped_rows(study: Study, benchmark: Benchmark, weights: Floats) -> dict[st
     return rows
 
 
-def test_a_rounds_sum_is_the_sum_of_the_silos_contributions(noiseless: tuple[World, Simulated, Benchmark]) -> None:
+def test_a_rounds_sum_is_the_sum_of_the_silos_contributions(
+    noiseless: tuple[World, Simulated, Benchmark],
+) -> None:
     _, run, benchmark = noiseless
     study = run.study
     first = run.case.sums[study.tasks.index("train")]
@@ -150,7 +151,11 @@ def test_the_nodes_sent_sums_of_this_model(noiseless: tuple[World, Simulated, Be
     _, run, _ = noiseless
     study = run.study
     p = len(study.features) + 1
-    length = {"curvature": p * (p + 1) // 2, "train": study.parameters + 1, "evaluate": 2 * study.evaluation.bins}
+    length = {
+        "curvature": p * (p + 1) // 2,
+        "train": study.parameters + 1,
+        "evaluate": 2 * study.evaluation.bins,
+    }
     assert [len(s.total) for s in run.case.sums] == [length[task] for task in study.tasks]
 
 
@@ -162,7 +167,9 @@ def test_a_noisy_run_costs_what_it_says_and_its_evidence_holds(good: Any) -> Non
     study, treaty = good.run.study, good.world.treaty
     everybody = tuple(sorted(good.world.homes))
     assert dict(report.survivors) == {n: everybody for n in range(1, study.rounds + 1)}
-    assert report.epsilon == pytest.approx(price(study, treaty, survivors=dict.fromkeys(range(1, study.rounds + 1), 4)))
+    assert report.epsilon == pytest.approx(
+        price(study, treaty, survivors=dict.fromkeys(range(1, study.rounds + 1), 4))
+    )
     assert report.epsilon < price(study, treaty) <= study.privacy.epsilon == 4.0
     for home in good.world.homes.values():
         assert Ledger(home / "ledger.db").epsilon(study.privacy.delta) == pytest.approx(report.epsilon)
@@ -227,7 +234,14 @@ def open_reservations(home: Path) -> int:
         ({"lose_reply": Losing("query.vector")}, [3, 3, 3, 3], 1),
         ({"lose_reply": Losing("query.answer", after=3)}, [4, 4, 4, 3], 0),
     ],
-    ids=["keys", "shares", "vector of round 2", "answer of round 2", "reply to vector 1", "reply to answer 3"],
+    ids=[
+        "keys",
+        "shares",
+        "vector of round 2",
+        "answer of round 2",
+        "reply to vector 1",
+        "reply to answer 3",
+    ],
 )
 def test_one_silo_lost_at_any_trip_does_not_stop_the_run(
     world: World, losing: dict[str, Callable[[int, str, Message], bool]], present: list[int], reserved: int
@@ -249,9 +263,12 @@ def test_one_silo_lost_at_any_trip_does_not_stop_the_run(
 
 
 @pytest.mark.parametrize(
-    ("kind", "after", "opened"), [("query.keys", 1, 0), ("query.shares", 1, 0), ("query.vector", 2, 1), ("query.answer", 1, 0)]
+    ("kind", "after", "opened"),
+    [("query.keys", 1, 0), ("query.shares", 1, 0), ("query.vector", 2, 1), ("query.answer", 1, 0)],
 )
-def test_two_silos_lost_end_the_run_with_nothing_revealed(world: World, kind: str, after: int, opened: int) -> None:
+def test_two_silos_lost_end_the_run_with_nothing_revealed(
+    world: World, kind: str, after: int, opened: int
+) -> None:
     losing = Losing(kind, nodes=(102, LOST), after=after)
     grid, case = prepare(world, make_draft(trip_seconds=0.3), drop=losing)
     with pytest.raises(Abandoned, match="2 of 4 silos answered in time, 3 are needed") as found:
@@ -264,7 +281,9 @@ def test_two_silos_lost_end_the_run_with_nothing_revealed(world: World, kind: st
     for number, home in enumerate(world.homes.values()):
         ledger = Ledger(home / "ledger.db")
         list(ledger.lines())  # the chain holds
-        uploaded = {"query.keys": 0, "query.shares": 0, "query.vector": 1 + (number < 2), "query.answer": 1}[kind]
+        uploaded = {"query.keys": 0, "query.shares": 0, "query.vector": 1 + (number < 2), "query.answer": 1}[
+            kind
+        ]
         assert len(ledger.events()) == uploaded
         if kind == "query.vector":
             assert ledger.events()[0] == one.event(3)  # settled: four survivors less one colluder

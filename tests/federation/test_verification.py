@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.bundles import Tampered
+from support.treaties import make_treaty
 
 from foedus.compliance import approvals, evidence
 from foedus.documents import Envelope, SigningKey
@@ -20,9 +22,6 @@ from foedus.errors import InputError, VerificationError
 from foedus.federation.study import parse
 from foedus.federation.tasks import evaluate
 from foedus.federation.verification import verify
-
-from support.bundles import Tampered
-from support.treaties import make_treaty
 
 FILES = [
     "approvals.json", "keys.json", "lineage.jsonl", "log/checkpoint.txt", "log/entries.jsonl", "receipts.json",
@@ -48,7 +47,9 @@ def test_the_good_bundle_holds(good: Any, bundle: Tampered, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_every_files_digest_is_in_the_manifest(bundle: Tampered, tmp_path: Path, good: Any, name: str) -> None:
+def test_every_files_digest_is_in_the_manifest(
+    bundle: Tampered, tmp_path: Path, good: Any, name: str
+) -> None:
     def rewrite(change: Callable[[dict[str, bytes]], None]) -> Path:
         with zipfile.ZipFile(good.run.evidence) as old:
             files = {n: old.read(n) for n in old.namelist()}
@@ -129,7 +130,11 @@ def _resign_answers(b: Tampered, change: Callable[[dict[str, Any]], None], silos
         for i in range(silos):
             payload = answers[i]["payload"]
             change(payload)
-            answers[i] = Envelope(answers[i]["kind"], payload).signed(payload["silo"], b.silo_key(payload["silo"])).to_json()
+            answers[i] = (
+                Envelope(answers[i]["kind"], payload)
+                .signed(payload["silo"], b.silo_key(payload["silo"]))
+                .to_json()
+            )
 
     b.lines("rounds.jsonl", edit)
 
@@ -249,7 +254,9 @@ COORDINATOR: dict[str, tuple[int, Tamper]] = {
 
 
 @pytest.mark.parametrize(("number", "tamper"), COORDINATOR.values(), ids=COORDINATOR.keys())
-def test_a_coordinator_who_lies_is_found_out(bundle: Tampered, tmp_path: Path, number: int, tamper: Tamper) -> None:
+def test_a_coordinator_who_lies_is_found_out(
+    bundle: Tampered, tmp_path: Path, number: int, tamper: Tamper
+) -> None:
     before = dict(bundle.files)
     tamper(bundle)
     assert bundle.files != before
@@ -270,7 +277,9 @@ def test_a_sum_changed_throughout_is_not_the_one_the_nodes_saw(bundle: Tampered,
         verify(bundle.write(tmp_path / "b.zip"))
 
 
-@pytest.mark.xfail(strict=True, reason="check 10 is content with one receipt, and c silos may lie: it needs c + 1")
+@pytest.mark.xfail(
+    strict=True, reason="check 10 is content with one receipt, and c silos may lie: it needs c + 1"
+)
 def test_the_receipts_of_colluders_alone_are_not_enough(bundle: Tampered, tmp_path: Path) -> None:
     bundle.json("receipts.json", lambda r: r[:1])
     with pytest.raises(VerificationError):
@@ -306,7 +315,9 @@ def test_a_damaged_stream_is_refused(good: Any, tmp_path: Path) -> None:
             verify(tmp_path / "b.zip")
 
 
-@pytest.mark.parametrize("manifest", [None, b"", b"[]", b"{}", b"\xff", b'{"kind":"evidence","payload":{},"signatures":{}}'])
+@pytest.mark.parametrize(
+    "manifest", [None, b"", b"[]", b"{}", b"\xff", b'{"kind":"evidence","payload":{},"signatures":{}}']
+)
 def test_a_zip_of_something_else_is_refused(tmp_path: Path, manifest: bytes | None) -> None:
     with zipfile.ZipFile(tmp_path / "b.zip", "w") as bundle:
         bundle.writestr("holiday.txt", "sun")

@@ -26,8 +26,12 @@ events = st.builds(
 class AccountantContract:
     """The laws. An implementation's test class adds `make`, and `events` if it knows others."""
 
-    ordinary: ClassVar[Event] = DistributedDiscreteGaussian(sensitivity=256.0, sigma=2000.0, shares=2, dimension=13)
-    other: ClassVar[Event] = DistributedDiscreteGaussian(sensitivity=64.0, sigma=300.0, shares=3, dimension=48)
+    ordinary: ClassVar[Event] = DistributedDiscreteGaussian(
+        sensitivity=256.0, sigma=2000.0, shares=2, dimension=13
+    )
+    other: ClassVar[Event] = DistributedDiscreteGaussian(
+        sensitivity=64.0, sigma=300.0, shares=3, dimension=48
+    )
 
     def make(self) -> Accountant:
         raise NotImplementedError
@@ -60,7 +64,9 @@ class AccountantContract:
         assert self.of((before, 1)).epsilon(delta / 10) >= one
 
     def test_a_second_event_costs_something(self) -> None:
-        assert self.of((self.ordinary, 1)).epsilon(1e-5) < self.of((self.ordinary, 1), (self.other, 1)).epsilon(1e-5)
+        assert self.of((self.ordinary, 1)).epsilon(1e-5) < self.of(
+            (self.ordinary, 1), (self.other, 1)
+        ).epsilon(1e-5)
 
     def test_nothing_costs_nothing(self) -> None:
         for delta in DELTAS:
@@ -68,10 +74,16 @@ class AccountantContract:
             assert self.of((self.ordinary, 0), (NonPrivate(), 0)).epsilon(delta) == 0
 
     def test_what_is_not_private_is_infinite_whatever_else_was_done(self) -> None:
-        for counted in ([(NonPrivate(), 1)], [(self.ordinary, 3), (NonPrivate(), 1)], [(NonPrivate(), 1), (self.ordinary, 3)]):
+        for counted in (
+            [(NonPrivate(), 1)],
+            [(self.ordinary, 3), (NonPrivate(), 1)],
+            [(NonPrivate(), 1), (self.ordinary, 3)],
+        ):
             assert self.of(*counted).epsilon(1e-5) == math.inf
 
-    @pytest.mark.parametrize("event", [None, object(), 1.0, {"event": "non_private"}, "non_private", NonPrivate])
+    @pytest.mark.parametrize(
+        "event", [None, object(), 1.0, {"event": "non_private"}, "non_private", NonPrivate]
+    )
     def test_the_unknown_is_refused_and_not_free(self, event: object) -> None:
         accountant = self.of((self.ordinary, 1))
         before = accountant.epsilon(1e-5)

@@ -116,7 +116,13 @@ def test_more_shares_more_noise_and_less_sensitivity_cost_less() -> None:
 
 # ── events on paper ──────────────────────────────────────────────────────────────────────────────
 
-GOOD = {"event": "distributed_discrete_gaussian", "sensitivity": 2.5, "sigma": 40.0, "shares": 2, "dimension": 13}
+GOOD = {
+    "event": "distributed_discrete_gaussian",
+    "sensitivity": 2.5,
+    "sigma": 40.0,
+    "shares": 2,
+    "dimension": 13,
+}
 
 
 @pytest.mark.parametrize("event", [DistributedDiscreteGaussian(2.5, 40.0, 2, 13), NonPrivate()])

@@ -12,14 +12,29 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from foedus.errors import InputError
-from foedus.federation.study import row_bound, train_sensitivity
+from foedus.federation.study import resolve, row_bound
 from foedus.federation.tasks import train
 from foedus.privacy.clipping import clip_factors, clipped_sum
 from foedus.privacy.noise import Keystream
 
 Floats = npt.NDArray[np.float64]
 FULL = np.finfo(np.float64)
-ADVERSARIAL = [0.0, -0.0, 5e-324, 1e-300, 1e-12, 0.5, 1.0, -1.0, 1 / 3, 1e6, -1e16, 1e300, -1e300, float(FULL.max)]
+ADVERSARIAL = [
+    0.0,
+    -0.0,
+    5e-324,
+    1e-300,
+    1e-12,
+    0.5,
+    1.0,
+    -1.0,
+    1 / 3,
+    1e6,
+    -1e16,
+    1e300,
+    -1e300,
+    float(FULL.max),
+]
 
 
 class FixedDither(Keystream):
@@ -60,7 +75,9 @@ def test_one_customer_moves_the_sum_by_at_most_the_bound(
 
 @settings(max_examples=100, deadline=None)
 @given(rows=batches, clip=st.sampled_from([1e-3, 1.0, 1000.0]))
-def test_a_clipped_row_keeps_its_direction_and_loses_length_only_beyond_the_clip(rows: Floats, clip: float) -> None:
+def test_a_clipped_row_keeps_its_direction_and_loses_length_only_beyond_the_clip(
+    rows: Floats, clip: float
+) -> None:
     clipped = rows * clip_factors(rows, clip)
     for before, after in zip(rows, clipped, strict=True):
         peak = max(float(np.abs(before).max()), 1e-300)
@@ -82,7 +99,9 @@ def test_a_training_row_stays_within_the_sensitivity_the_study_was_priced_at(
     d = rows.shape[1]
     for row in rows:
         total = clipped_sum(row[None, :], row_bound(clip), 2**bits, Keystream())
-        assert float(np.linalg.norm(total.astype(np.float64))) <= train_sensitivity(clip, 2**bits, d) * (1 + 1e-9)
+        assert float(np.linalg.norm(total.astype(np.float64))) <= train_sensitivity(clip, 2**bits, d) * (
+            1 + 1e-9
+        )
     alone = clipped_sum(rows, row_bound(clip), 1, FixedDither(np.zeros(rows.shape)))
     assert alone.shape == (d,)
 

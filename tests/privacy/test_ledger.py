@@ -44,9 +44,17 @@ def ledger(tmp_path: Path) -> Ledger:
 
 
 def reserve(
-    ledger: Ledger, what: Event = COST, *, purpose: str = CRM, study: str = ONE, cap: Cap = WIDE, study_cap: Cap = WIDE
+    ledger: Ledger,
+    what: Event = COST,
+    *,
+    purpose: str = CRM,
+    study: str = ONE,
+    cap: Cap = WIDE,
+    study_cap: Cap = WIDE,
 ) -> int:
-    return ledger.reserve(what, purpose=purpose, study=study, label="run 1 round 1", cap=cap, study_cap=study_cap)
+    return ledger.reserve(
+        what, purpose=purpose, study=study, label="run 1 round 1", cap=cap, study_cap=study_cap
+    )
 
 
 # ── reserve, commit, abort ───────────────────────────────────────────────────────────────────────
@@ -300,7 +308,9 @@ def test_a_tail_cut_off_shows_in_the_head(tmp_path: Path, ledger: Ledger) -> Non
     assert ledger.head == first != before
 
 
-@pytest.mark.parametrize("content", [b"this is not a database, it is a text of some length" * 40, b"\0" * 5000])
+@pytest.mark.parametrize(
+    "content", [b"this is not a database, it is a text of some length" * 40, b"\0" * 5000]
+)
 def test_a_file_that_is_no_ledger_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "ledger.db"
     path.write_bytes(content)

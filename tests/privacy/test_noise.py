@@ -157,19 +157,37 @@ def forbidden_randomness(source: str) -> list[str]:
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            found += [a.name for a in node.names if a.name.split(".")[0] == "random" or a.name.startswith("numpy.random")]
+            found += [
+                a.name
+                for a in node.names
+                if a.name.split(".")[0] == "random" or a.name.startswith("numpy.random")
+            ]
         elif isinstance(node, ast.ImportFrom):
             names = {a.name for a in node.names}
             module = node.module or ""
             if node.level == 0 and (module.split(".")[0] == "random" or module.startswith("numpy.random")):
                 found.append(module)
-            if module in ("numpy", "torch") and names & {"random", "Generator", "randn", "normal", "manual_seed"}:
+            if module in ("numpy", "torch") and names & {
+                "random",
+                "Generator",
+                "randn",
+                "normal",
+                "manual_seed",
+            }:
                 found.append(f"from {module} import {names}")
         elif isinstance(node, ast.Attribute):
             owner = node.value.id if isinstance(node.value, ast.Name) else ""
             if owner in ("np", "numpy") and node.attr == "random":
                 found.append("np.random")
-            if owner == "torch" and node.attr in {"rand", "randn", "randint", "normal", "Generator", "manual_seed", "poisson"}:
+            if owner == "torch" and node.attr in {
+                "rand",
+                "randn",
+                "randint",
+                "normal",
+                "Generator",
+                "manual_seed",
+                "poisson",
+            }:
                 found.append(f"torch.{node.attr}")
             if node.attr in {"normal_", "uniform_", "bernoulli_", "random_"}:
                 found.append(node.attr)
@@ -206,8 +224,12 @@ def test_the_helper_accepts_what_is_exactly_expected_and_counts_empty_cells() ->
 
 
 def test_the_helper_refuses_to_judge_on_nothing() -> None:
-    for counts, expected in (([5.0, 5.0], [5.0, 5.0]), ([100.0, 50.0], [100.0, 100.0]), ([100.0], [50.0, 50.0])):
-        with pytest.raises(ValueError, match="too few|same"):
+    for counts, expected in (
+        ([5.0, 5.0], [5.0, 5.0]),
+        ([100.0, 50.0], [100.0, 100.0]),
+        ([100.0], [50.0, 50.0]),
+    ):
+        with pytest.raises(ValueError, match=r"too few|same"):
             chi_square(counts, expected)
 
 

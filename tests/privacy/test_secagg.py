@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.goodness import uniform_bytes_p
+from support.sums import BOUND, Cast, scratch, total, vectors
 
 from foedus.errors import Abandoned, InputError, ProtocolError, Refused
 from foedus.privacy.secagg import codec, masks, shares
 from foedus.privacy.secagg.client import pair_seed
 from foedus.privacy.secagg.keys import BatchKeys, Roster, mask_agree, mask_public
-
-from support.goodness import uniform_bytes_p
-from support.sums import BOUND, Cast, scratch, total, vectors
 
 
 def subsets(names: Iterable[str]) -> Iterator[tuple[str, ...]]:
@@ -89,7 +88,8 @@ def test_a_silo_lost_in_one_round_is_back_in_the_next() -> None:
 
 
 @pytest.mark.parametrize(
-    ("n", "c", "t"), [(3, 1, 3), (4, 1, 3), (5, 1, 4), (6, 1, 4), (7, 2, 5), (10, 3, 7), (50, 16, 34), (5, 3, 5)]
+    ("n", "c", "t"),
+    [(3, 1, 3), (4, 1, 3), (5, 1, 4), (6, 1, 4), (7, 2, 5), (10, 3, 7), (50, 16, 34), (5, 3, 5)],
 )
 def test_the_threshold_lets_no_two_stories_be_told(n: int, c: int, t: int) -> None:
     roster = Roster({f"s{i}": "k" for i in range(n)}, c)
@@ -155,7 +155,9 @@ def test_shares_that_would_leak_or_not_combine_are_not_dealt(secret: int, t: int
         shares.split(secret, t, points)
 
 
-@pytest.mark.parametrize("data", [b"", b"\0" * 31, b"\0" * 33, shares.PRIME.to_bytes(32, "big"), b"\xff" * 32])
+@pytest.mark.parametrize(
+    "data", [b"", b"\0" * 31, b"\0" * 33, shares.PRIME.to_bytes(32, "big"), b"\xff" * 32]
+)
 def test_bytes_that_encode_no_element(data: bytes) -> None:
     with pytest.raises(ProtocolError):
         shares.from_bytes(data)
@@ -230,7 +232,9 @@ def test_a_masked_vector_is_not_opened_by_the_sum_of_the_others() -> None:
     sent = {name: cast.upload(1, name, made[name])[0] for name in cast.names}
     for some in subsets(cast.names):
         if some:
-            summed = sum((sent[s].astype(np.uint64) for s in some), np.zeros(5000, np.uint64)).astype(np.uint32)
+            summed = sum((sent[s].astype(np.uint64) for s in some), np.zeros(5000, np.uint64)).astype(
+                np.uint32
+            )
             assert uniform_bytes_p(masks.to_wire(summed)) > 1e-9  # self-masks still on, over all four too
 
 
@@ -249,7 +253,9 @@ def test_secrets_of_a_round_are_dropped_after_the_answer() -> None:
     cast.set_up()
     cast.round(1, vectors(cast.names))
     silo = cast.silos["s2"]
-    assert all(1 not in held for held in silo._held.values()) and all(2 in held for held in silo._held.values())
+    assert all(1 not in held for held in silo._held.values()) and all(
+        2 in held for held in silo._held.values()
+    )
     with pytest.raises(KeyError):
         silo._keys.mask_secret(1)
     with pytest.raises(Refused, match="once only"):

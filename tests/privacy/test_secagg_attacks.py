@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.sums import BOUND, Cast, total, vectors
 
 from foedus.documents import Envelope, SigningKey, b64
 from foedus.errors import FoedusError, ProtocolError, Refused, VerificationError
@@ -14,8 +15,6 @@ from foedus.privacy.secagg import codec, masks, shares
 from foedus.privacy.secagg.aggregator import Aggregator
 from foedus.privacy.secagg.client import UPLOAD
 from foedus.privacy.secagg.keys import KIND
-
-from support.sums import BOUND, Cast, total, vectors
 
 ALL = ("s1", "s2", "s3", "s4")
 
@@ -143,12 +142,19 @@ def advertised(**changes: Any) -> tuple[Cast, list[Envelope]]:
     return cast, [cast.silos[name].advertise() for name in ALL]
 
 
-def resigned(cast: Cast, envelope: Envelope, signer: str, key: SigningKey | None = None, **changes: Any) -> Envelope:
+def resigned(
+    cast: Cast, envelope: Envelope, signer: str, key: SigningKey | None = None, **changes: Any
+) -> Envelope:
     payload = {**envelope.payload, **changes}
     return Envelope(KIND, payload).signed(signer, key or cast.keys[signer])
 
 
-LOW_ORDER = [bytes(32), b"\1" + bytes(31), bytes.fromhex("ec" + "ff" * 30 + "7f"), bytes.fromhex("ed" + "ff" * 30 + "7f")]
+LOW_ORDER = [
+    bytes(32),
+    b"\1" + bytes(31),
+    bytes.fromhex("ec" + "ff" * 30 + "7f"),
+    bytes.fromhex("ed" + "ff" * 30 + "7f"),
+]
 OTHER = "8" * 64
 
 Attack = Callable[[Cast, list[Envelope]], list[Envelope]]
@@ -200,7 +206,7 @@ def test_points_of_low_order_give_no_secret(point: bytes) -> None:
     cast.silos["s1"].mask(1, np.zeros(3, np.uint32), task="train")  # s4 dealt nothing: no mask with it
     silo = cast.silos["s2"]
     boxes["s4"] = {"s2": _sealed(cast, "s4", silo, everybody)}
-    silo.receive({"s1": boxes["s1"]["s2"], "s3": boxes["s3"]["s2"], **{"s4": boxes["s4"]["s2"]}})
+    silo.receive({"s1": boxes["s1"]["s2"], "s3": boxes["s3"]["s2"], "s4": boxes["s4"]["s2"]})
     with pytest.raises(ProtocolError, match="low order"):
         silo.mask(1, np.zeros(3, np.uint32), task="train")
 
@@ -309,7 +315,12 @@ def test_an_answer_to_something_else_is_refused_by_name() -> None:
         ("s1", statement, {**seeds, "s4": keys["s4"]}, {}),
         ("s2", statement, seeds, keys),
         ("s4", statement, seeds, keys),
-        ("s1", Envelope(statement.kind, {**statement.payload, "round": 2}).signed("s1", cast.keys["s1"]), seeds, keys),
+        (
+            "s1",
+            Envelope(statement.kind, {**statement.payload, "round": 2}).signed("s1", cast.keys["s1"]),
+            seeds,
+            keys,
+        ),
     ]
     for silo, document, a, b in wrong:
         with pytest.raises(VerificationError, match=silo):

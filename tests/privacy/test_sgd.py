@@ -36,7 +36,9 @@ def one_by_one(module: nn.Module, x: Floats, y: npt.NDArray[np.int64]) -> Floats
     rows = []
     for inputs, label in zip(x, y, strict=True):
         logit = module(torch.from_numpy(inputs)[None, :]).squeeze()
-        loss = nn.functional.binary_cross_entropy_with_logits(logit, torch.tensor(float(label), dtype=torch.float64))
+        loss = nn.functional.binary_cross_entropy_with_logits(
+            logit, torch.tensor(float(label), dtype=torch.float64)
+        )
         grads = torch.autograd.grad(loss, list(module.parameters()))
         rows.append(torch.cat([g.reshape(-1) for g in grads]).numpy())
     return np.array(rows)
@@ -53,7 +55,12 @@ def test_gradients_are_those_of_autograd_one_by_one(model: Model, n: int) -> Non
 
 def test_the_short_way_of_a_linear_layer_is_opacus_way() -> None:
     linear, (x, y) = ready(Model()), batch(20)
-    assert np.abs(per_customer_gradients(nn.Sequential(linear), x, y) - per_customer_gradients(linear, x, y)).max() < 1e-10
+    assert (
+        np.abs(
+            per_customer_gradients(nn.Sequential(linear), x, y) - per_customer_gradients(linear, x, y)
+        ).max()
+        < 1e-10
+    )
 
 
 def test_batches_do_not_show() -> None:
@@ -80,7 +87,9 @@ def test_the_model_is_left_as_it_was_and_nobody_is_an_empty_batch(model: Model) 
     for _ in range(2):
         per_customer_gradients(module, x, y)
     assert (models.to_vector(module) == weights).all()
-    assert [name for name, _ in module.named_parameters()] == [n for n, _ in models.build(model, 4).named_parameters()]
+    assert [name for name, _ in module.named_parameters()] == [
+        n for n, _ in models.build(model, 4).named_parameters()
+    ]
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -99,7 +108,9 @@ def test_labels_are_0_or_1(bad: int) -> None:
         per_customer_gradients(ready(Model()), x, y)
 
 
-@pytest.mark.parametrize("weights", [np.zeros(4), np.zeros(6), np.full(5, math.nan), np.full(5, math.inf), np.zeros((5, 1))])
+@pytest.mark.parametrize(
+    "weights", [np.zeros(4), np.zeros(6), np.full(5, math.nan), np.full(5, math.inf), np.zeros((5, 1))]
+)
 def test_weights_that_do_not_fit_are_refused(weights: Floats) -> None:
     with pytest.raises(InputError, match="5 finite numbers"):
         models.load(models.build(Model(), 4), weights)

@@ -48,7 +48,11 @@ class Rehearsal:
         self.rounds = list(range(1, study.rounds + 1))
         roster = Roster({p.name: p.signing_key for p in treaty.parties}, treaty.colluders)
         context = Context(
-            world.treaty_envelope.digest, self.case.study_envelope.digest, self.case.run, 0, tuple(self.rounds)
+            world.treaty_envelope.digest,
+            self.case.study_envelope.digest,
+            self.case.run,
+            0,
+            tuple(self.rounds),
         )
         self.aggregator = Aggregator(roster, context)
 
@@ -73,7 +77,9 @@ class Rehearsal:
     def shares_request(self) -> m.SharesRequest:
         return m.SharesRequest(run="1", batch=0, keys=[e.to_json() for e in self.aggregator.advertisements])
 
-    def vector_request(self, silo: str, number: int = 1, *, boxes: bool = True, **changes: Any) -> m.VectorRequest:
+    def vector_request(
+        self, silo: str, number: int = 1, *, boxes: bool = True, **changes: Any
+    ) -> m.VectorRequest:
         dealt = m.boxes_to_json(self.aggregator.boxes_for(silo)) if boxes else None
         request = m.VectorRequest(run="1", batch=0, round=number, boxes=dealt, log=self.case.head(silo))
         return request.model_copy(update=changes)
@@ -131,7 +137,9 @@ class Rehearsal:
         return {str(n) for n in counts}
 
 
-def assert_refused(play: Rehearsal, silo: str, said: Said, code: str, *, before: float | None = None) -> m.Refusal:
+def assert_refused(
+    play: Rehearsal, silo: str, said: Said, code: str, *, before: float | None = None
+) -> m.Refusal:
     """The node said no with `code` and nothing more: no vector, no budget, no number of its data; and noted why."""
     assert said.refusal is not None, f"the node answered with {said.action!r}"
     assert (said.action, said.refusal.code, said.data) == ("refusal", code, b"")

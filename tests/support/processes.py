@@ -35,5 +35,9 @@ class Forked:
     def end(self) -> tuple[int, list[str]]:
         """Wait; its exit code (−9 if killed) and the whole lines it still said."""
         with self._file:
-            said = [line.decode().strip() for line in self._file.read().splitlines(keepends=True) if line.endswith(b"\n")]
+            said = [
+                line.decode().strip()
+                for line in self._file.read().splitlines(keepends=True)
+                if line.endswith(b"\n")
+            ]
         return os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1]), said

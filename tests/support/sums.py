@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import tempfile
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
@@ -20,16 +21,22 @@ from foedus.privacy.secagg.keys import Context, Roster
 BOUND = 2**28
 
 
+_MEMORY = Path("/dev/shm")  # noqa: S108 - a place, not a file name
+_ROOT = tempfile.TemporaryDirectory(prefix="foedus-tests-", dir=_MEMORY if _MEMORY.is_dir() else None)
+atexit.register(_ROOT.cleanup)
+
+
 def scratch() -> Path:
     """A fresh directory, in memory if there is one: these tests sync to disk thousands of times."""
-    memory = Path("/dev/shm")  # noqa: S108 - a place, not a file name
-    return Path(tempfile.mkdtemp(dir=memory if memory.is_dir() else None))
+    return Path(tempfile.mkdtemp(dir=_ROOT.name))
 
 
 class Cast:
     """Silos ``s1`` … ``sn`` under a roster that withstands `c` colluders; one batch of `rounds`."""
 
-    def __init__(self, n: int = 4, c: int = 1, rounds: Iterable[int] = (1,), folder: Path | None = None) -> None:
+    def __init__(
+        self, n: int = 4, c: int = 1, rounds: Iterable[int] = (1,), folder: Path | None = None
+    ) -> None:
         self.names = [f"s{i}" for i in range(1, n + 1)]
         self.keys = {name: SigningKey.generate() for name in self.names}
         self.roster = Roster({name: key.public for name, key in self.keys.items()}, c)
@@ -48,7 +55,9 @@ class Cast:
         context = replace(self.context, **changes)  # type: ignore[arg-type]
         return Silo(name, self.keys[name], self.roster, context, Journal(self.folder / f"{name}.db"))
 
-    def set_up(self, *, advertise: Collection[str] | None = None, deal: Collection[str] | None = None) -> None:
+    def set_up(
+        self, *, advertise: Collection[str] | None = None, deal: Collection[str] | None = None
+    ) -> None:
         """Both trips; the others fall silent before the first or the second."""
         for name in self.names if advertise is None else sorted(advertise):
             self.aggregator.add_advertisement(name, self.silos[name].advertise())

@@ -101,7 +101,10 @@ def vectors() -> dict[str, Any]:
             {"threshold": 1, "shares": {"9": "5"}, "secret": "5"},
         ],
         "shamir_bad_too_few": {"threshold": 3, "shares": {k: text[k] for k in ("1", "2")}},
-        "shamir_bad_surplus_disagrees": {"threshold": 3, "shares": {**text, "4": str((dealt[4] + 1) % PRIME)}},
+        "shamir_bad_surplus_disagrees": {
+            "threshold": 3,
+            "shares": {**text, "4": str((dealt[4] + 1) % PRIME)},
+        },
         "shamir_bad_outside_field": {"threshold": 2, "shares": {"1": "5", "2": str(PRIME)}},
         "shamir_bad_zero_point": {"threshold": 2, "shares": {"0": "5", "2": "7"}},
         "seeds": {
