@@ -81,7 +81,7 @@ def test_a_seat_is_not_filled_twice_for_another() -> None:
     ],
 )
 def test_what_an_approval_must_say(changes: dict[str, Any], seats: list[str]) -> None:
-    assert missing(instead(1, by("dora", **changes))) == seats
+    assert missing(instead(1, by("dora", **changes)), now=NOW) == seats
 
 
 def test_time_passes() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -10,10 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from support.treaties import make_draft, make_treaty
 
+from foedus.compliance.treaty import Treaty
 from foedus.errors import InputError
-from foedus.federation.study import resolve, row_bound
-from foedus.federation.tasks import train
+from foedus.federation.study import Study, Training, resolve, row_bound
+from foedus.federation.tasks import evaluate, train
 from foedus.privacy.clipping import clip_factors, clipped_sum
 from foedus.privacy.noise import Keystream
 
@@ -90,20 +93,41 @@ def test_a_clipped_row_keeps_its_direction_and_loses_length_only_beyond_the_clip
             assert ((np.sign(after) == np.sign(before)) | (after == 0)).all()
 
 
-@settings(max_examples=100, deadline=None)
-@given(gradients=batches, clip=st.sampled_from([0.1, 1.0, 30.0]), bits=st.integers(4, 16))
-def test_a_training_row_stays_within_the_sensitivity_the_study_was_priced_at(
-    gradients: Floats, clip: float, bits: int
+@functools.cache
+def priced(clip: float) -> tuple[Study, Treaty]:
+    document, treaty, _ = make_treaty(4)
+    return resolve(make_draft(training=Training(clip=clip)), treaty, document.digest), treaty
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    gradients=hnp.arrays(np.float64, (3, 12), elements=numbers),
+    inputs=hnp.arrays(np.float64, (3, 11), elements=st.floats(-1, 1)),
+    score=st.floats(-1e6, 1e6),
+    label=st.integers(0, 1),
+    clip=st.sampled_from([0.1, 1.5, 30.0]),
+)
+def test_a_customers_row_stays_within_the_sensitivity_the_study_is_priced_at(
+    gradients: Floats, inputs: Floats, score: float, label: int, clip: float
 ) -> None:
-    rows = train.contributions(gradients, clip)
-    d = rows.shape[1]
-    for row in rows:
-        total = clipped_sum(row[None, :], row_bound(clip), 2**bits, Keystream())
-        assert float(np.linalg.norm(total.astype(np.float64))) <= train_sensitivity(clip, 2**bits, d) * (
-            1 + 1e-9
-        )
-    alone = clipped_sum(rows, row_bound(clip), 1, FixedDither(np.zeros(rows.shape)))
-    assert alone.shape == (d,)
+    study, treaty = priced(clip)
+    products = train.curvature(inputs)
+    cells = evaluate.contributions(np.array([score]), np.array([label]), study)
+    assert cells.sum() == 1
+    for number, task in enumerate(study.tasks, 1):
+        plan = study.round(number, treaty)
+        scale = 2**plan.scale_bits
+        if task == "train":
+            rows, bound = train.contributions(gradients, clip), row_bound(clip)
+            sums = [clipped_sum(row[None, :], bound, scale, Keystream()) for row in rows]
+        elif task == "curvature":
+            bound = math.sqrt(products.shape[1])
+            sums = [clipped_sum(row[None, :], bound, scale, Keystream()) for row in products]
+        else:
+            sums = [cells[0] * scale]
+        for moved in sums:
+            assert moved.shape == (plan.dimension,)
+            assert float(np.linalg.norm(moved.astype(np.float64))) <= plan.sensitivity * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
