@@ -37,7 +37,7 @@ def init(
     from .fleet import node_public_key
     from .home import Home, Settings
 
-    home = Home.create(directory, Settings(party=party, server=server, table=str(table.resolve())))
+    home = Home.create(directory, Settings.checked(party=party, server=server, table=str(table.resolve())))
     out = Console()
     out.print(
         f"made {directory}; give the treaty's author these two public keys of {party}:", highlight=False
@@ -56,22 +56,19 @@ def check(directory: Directory) -> None:
 
     Example: foedus node check node
     """
-    from ..compliance.treaty import load
-    from . import node, sources
+    from . import node
     from .app import SiloApp
     from .home import Home
 
     home = Home.load(directory)
-    _, treaty = load(directory / "treaty.json")
     app = SiloApp(home)
-    node.check(app)
-    with sources.table(home.table, "orders") as orders:
-        columns = ", ".join(orders.columns)
+    treaty, tables = app.guard.treaty, node.check(app)
     out = Console(highlight=False)
     out.print(
         f"party      {home.party}, of the treaty {escape(treaty.name)!r} {app.guard.treaty_digest[:12]}"
     )
-    out.print(f"table      {home.table} ({columns})")
+    for name, columns in tables.items():
+        out.print(f"table      {name} of {home.table} ({', '.join(columns)})")
     for terms in treaty.purposes:
         people = len(app.guard.consent.in_force(terms.purpose, datetime.now(UTC)))
         spent = app.guard.ledger.epsilon(terms.delta, purpose=terms.purpose)
@@ -113,7 +110,7 @@ def grant(
     from ..compliance.consent import ConsentRegister
 
     end = None if expires is None else _moment(expires)
-    record = ConsentRegister(directory / "consent.db").grant(
+    record = ConsentRegister(_file(directory, "consent.db")).grant(
         subject, purpose, notice_version=notice, expires_at=end, method="cli"
     )
     typer.echo(f"recorded {record}")
@@ -131,7 +128,7 @@ def withdraw(
     """
     from ..compliance.consent import ConsentRegister
 
-    ConsentRegister(directory / "consent.db").withdraw(subject, purpose)
+    ConsentRegister(_file(directory, "consent.db")).withdraw(subject, purpose)
     typer.echo(f"withdrawn; {subject} is in no cohort for {purpose} from the next round on")
 
 
@@ -150,7 +147,7 @@ def import_(
     """
     from ..compliance.consent import ConsentRegister
 
-    count = ConsentRegister(directory / "consent.db").import_csv(file)
+    count = ConsentRegister(_file(directory, "consent.db")).import_csv(file)
     typer.echo(f"took in {count} records")
 
 
@@ -162,7 +159,9 @@ def counts(directory: Directory, purpose: Purpose) -> None:
     """
     from ..compliance.consent import ConsentRegister
 
-    for state, number in ConsentRegister(directory / "consent.db").counts(purpose, datetime.now(UTC)).items():
+    for state, number in (
+        ConsentRegister(_file(directory, "consent.db")).counts(purpose, datetime.now(UTC)).items()
+    ):
         typer.echo(f"{state:12} {number}")
 
 
@@ -176,7 +175,7 @@ def show(directory: Directory) -> None:
     from ..privacy.ledger import Ledger
 
     _, treaty = load(directory / "treaty.json")
-    ledger = Ledger(directory / "ledger.db")
+    ledger = Ledger(_file(directory, "ledger.db", must_exist=True))
     table = Table(title=f"Ledger {directory / 'ledger.db'}")
     for column in ("line", "time", "what", "of line", "purpose", "study", "label", "ρ"):
         table.add_column(column)
@@ -209,8 +208,23 @@ def verify(directory: Directory) -> None:
     """
     from ..privacy.ledger import Ledger
 
-    head = Ledger(directory / "ledger.db").head
+    head = Ledger(_file(directory, "ledger.db", must_exist=True)).head
     typer.echo(f"{head.size} lines, unbroken; head {head.hash}")
+
+
+def _file(directory: Path, name: str, *, must_exist: bool = False) -> Path:
+    """A register in a node's directory: not a new empty one in a directory that was mistyped.
+
+    Raises:
+        InputError: not a node's directory, or the file is not there though it must be.
+    """
+    from ..errors import InputError
+    from .home import Home
+
+    path = Home.load(directory).path / name
+    if must_exist and not path.exists():
+        raise InputError(f"{path}: no such file: this node has not run yet, or its {name} was removed")
+    return path
 
 
 def _moment(text: str) -> datetime:

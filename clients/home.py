@@ -36,6 +36,18 @@ class Settings(Document):
     server: str = Field(pattern=r"^[A-Za-z0-9.:\[\]-]+:\d{1,5}$", description="host:port of the gateway")
     table: str = Field(description="path of the orders, relative to the node's directory")
 
+    @classmethod
+    def checked(cls, what: str = "node settings", **fields: object) -> Settings:
+        """Settings from untrusted fields.
+
+        Raises:
+            InputError: one is missing, unknown or malformed.
+        """
+        try:
+            return cls.model_validate(fields)
+        except ValidationError as error:
+            raise explain(error, what) from error
+
 
 @dataclass(frozen=True)
 class Home:
@@ -58,10 +70,9 @@ class Home:
             content = yaml.safe_load(read_text(file))
         except yaml.YAMLError as error:
             raise InputError(f"{file}: not YAML: {error}") from error
-        try:
-            return cls(path, Settings.model_validate(content))
-        except ValidationError as error:
-            raise explain(error, str(file)) from error
+        if not isinstance(content, dict):
+            raise InputError(f"{file}: it must name party, server and table")
+        return cls(path, Settings.checked(str(file), **{str(k): v for k, v in content.items()}))
 
     @classmethod
     def create(cls, path: Path, settings: Settings) -> Home:

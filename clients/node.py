@@ -7,9 +7,10 @@ import signal
 import threading
 from pathlib import Path
 
+from ..errors import InputError
 from . import sources
 from .app import SiloApp
-from .fleet import serve
+from .fleet import node_public_key, serve
 from .home import Home
 
 _log = logging.getLogger("foedus.node")
@@ -24,11 +25,8 @@ def run(path: Path) -> None:
     """
     home = Home.load(path)
     app = SiloApp(home)
-    check(app)
-    with sources.table(
-        home.table, "orders"
-    ) as orders:  # a table that can't be read is found now, not in a round
-        _log.info("table %s: %s", home.table, ", ".join(orders.columns))
+    for name, found in check(app).items():
+        _log.info("table %s of %s: %s", name, home.table, ", ".join(found))
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -38,7 +36,24 @@ def run(path: Path) -> None:
     serve(home.link, app, stop=stop, on_event=lambda name, detail: _log.info("%s %s", name, detail))
 
 
-def check(app: SiloApp) -> None:
-    """What must hold before the node connects: an unbroken ledger and an unbroken audit log of its own."""
-    _ = app.guard.ledger.head
+def check(app: SiloApp) -> dict[str, tuple[str, ...]]:
+    """What must hold before the node connects; returns the tables it could be asked for, with their columns.
+
+    An unbroken ledger and audit log of its own, the Flower key that the treaty names, the CA's
+    certificate, a table that can be read: found out now, not in a round.
+
+    Raises:
+        InputError, VerificationError: one of them does not hold.
+    """
+    home, guard = app.home, app.guard
+    _ = guard.ledger.head
     app.audit.check()
+    named = guard.treaty.party(home.party).node_key
+    if node_public_key(home.link.node_key).decode().strip() != named.strip():
+        raise InputError(f"{home.link.node_key}: not the node key the treaty names for {home.party}")
+    if not home.link.root_certificates.exists():
+        raise InputError(
+            f"{home.link.root_certificates}: no such file",
+            remedy="ask the server's operator for its CA certificate",
+        )
+    return sources.columns(home.table)

@@ -6,46 +6,80 @@ is Ibis expressions, which Spark, ClickHouse, PostgreSQL and Snowflake run as we
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import ibis
 
 from ..errors import InputError
 from ..federation.study import Split, Table
 
+KINDS = (".duckdb", ".csv", ".parquet")
+
 
 @contextmanager
-def table(path: Path, name: str) -> Iterator[ibis.Table]:
+def table(path: Path, name: str, *, customer: str | None = None) -> Iterator[ibis.Table]:
     """The table `name` of a .duckdb file, or the one table of a .csv or .parquet file.
+
+    Args:
+        customer: the column of a .csv file to read as text whatever it looks like: customer 00042 is not 42.
 
     Raises:
         InputError: no such file, not of these kinds, unreadable, or no such table.
     """
+    with _opened(path) as connection:
+        try:
+            if path.suffix.lower() == ".duckdb":
+                found = connection.table(name)
+            elif path.suffix.lower() == ".parquet":
+                found = connection.read_parquet(path, table_name=name)
+            else:
+                text = {customer: "VARCHAR"} if customer in _header(path) else {}
+                found = connection.read_csv(path, table_name=name, types=text)
+        except Exception as error:
+            detail = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+            raise InputError(f"{path}: the table {name!r} can't be read: {detail}") from error
+        yield found
+
+
+def columns(path: Path) -> dict[str, tuple[str, ...]]:
+    """Every table a node could be asked for in `path`, and its columns.
+
+    Raises:
+        InputError: as `table`.
+    """
+    if path.suffix.lower() != ".duckdb":
+        with table(path, "orders") as found:
+            return {"orders": tuple(found.columns)}
+    with _opened(path) as connection:
+        return {name: tuple(connection.table(name).columns) for name in connection.list_tables()}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     if not path.exists():
         raise InputError(f"{path}: no such file", remedy="set `table` in the node's node.yaml")
     suffix = path.suffix.lower()
-    if suffix not in (".duckdb", ".csv", ".parquet"):
-        raise InputError(f"{path}: not a .duckdb, .csv or .parquet file")
-    connection = None
+    if suffix not in KINDS:
+        raise InputError(f"{path}: not a {', '.join(KINDS)} file")
     try:
-        if suffix == ".duckdb":
-            connection = ibis.duckdb.connect(path, read_only=True)
-            found = connection.table(name)
-        else:
-            connection = ibis.duckdb.connect()
-            read = connection.read_csv if suffix == ".csv" else connection.read_parquet
-            found = read(path, table_name=name)
+        connection = (
+            ibis.duckdb.connect(path, read_only=True) if suffix == ".duckdb" else ibis.duckdb.connect()
+        )
     except Exception as error:
-        if connection is not None:
-            connection.disconnect()
-        detail = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise InputError(f"{path}: the table {name!r} can't be read: {detail}") from error
+        raise InputError(f"{path}: can't be opened: {str(error).splitlines()[0][:200]}") from error
     try:
-        yield found
+        yield connection
     finally:
         connection.disconnect()
+
+
+def _header(path: Path) -> list[str]:
+    with path.open(encoding="utf-8", errors="replace", newline="") as file:
+        return next(csv.reader(file), [])
 
 
 def check_columns(orders: ibis.Table, columns: Table, split: Split) -> None:

@@ -47,7 +47,9 @@ class Trainer:
         """5: features by SQL. Kept from round to round until the cohort changes."""
         key = hashlib.sha256("\n".join(cohort["subject"]).encode()).digest()
         if side not in self._cached or self._cached[side][0] != key:
-            with sources.table(self.home.table, self.study.table.name) as orders:
+            with sources.table(
+                self.home.table, self.study.table.name, customer=self.study.table.customer
+            ) as orders:
                 self._cached[side] = (key, load(orders, self.study, side, cohort, self.retention_days))
         return self._cached[side][1]
 

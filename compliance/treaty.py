@@ -117,8 +117,7 @@ class Treaty(Document):
     max_cohort: int = Field(ge=1, le=10**8, description="most customers one silo brings to one round")
     colluders: int = Field(ge=1, description="c: silos that may pool what they know with the server")
     overlap: Overlap
-    retention_days: int = Field(ge=1, le=1096)
-    unsafe: bool = False
+    retention_days: int = Field(default=1096, ge=1, le=1096)
 
     @field_validator("parties", "scientists", "approvers", "approval_chain", "purposes", mode="before")
     @classmethod

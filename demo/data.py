@@ -20,7 +20,7 @@ CDNOW_TEST_PART = 0.2
 
 @dataclass(frozen=True)
 class Orders:
-    """An order log: columns customer (text), date, amount, and panel ("train"/"test") if `split_column`."""
+    """An order log: columns customer (text), date, amount and any others; `panel` splits it if `split_column`."""
 
     frame: pd.DataFrame
     source: str

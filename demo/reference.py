@@ -74,7 +74,7 @@ def gather(world: World, study: Study) -> Benchmark:
     for name, path in world.homes.items():
         home = Home.load(path)
         cohort = ConsentRegister(path / "consent.db").in_force(study.purpose, now)
-        with sources.table(home.table, study.table.name) as orders:
+        with sources.table(home.table, study.table.name, customer=study.table.customer) as orders:
             for side, found in sides.items():
                 found[name] = load(orders, study, side, cohort, world.treaty.retention_days)
     return Benchmark(study, sides["train"], _stack(list(sides["test"].values())))

@@ -299,7 +299,13 @@ def run_simulation(study: Path, *, orders: Path | None, silos: int, directory: P
     with tempfile.TemporaryDirectory(prefix="foedus-simulate-") as scratch:
         root = directory.absolute() if directory is not None else Path(scratch) / "world"
         with steps.step(f"Dealing the orders to {silos} silos"):
-            world = build(root, _orders(orders), draft, silos=silos)
+            found = _orders(orders)
+            if draft.split.by == "column" and draft.split.column not in found.frame.columns:
+                raise InputError(
+                    f"{study}: the study splits by the column {draft.split.column!r}, which {found.source} has not",
+                    remedy="give the study `split: {by: hash}`",
+                )
+            world = build(root, found, draft, silos=silos)
 
         def note(kind: str, event: Mapping[str, Any]) -> None:
             if kind == "round":

@@ -10,7 +10,8 @@
    and the same set; the sum is the one the log names.
 8. ε, recomputed from noise and survivors, is what is claimed, and within study and treaty.
 9. The released model and metrics, recomputed from the sums, are the released ones, and signed and logged.
-10. Every node's receipt is signed, agrees on what each round cost, and saw a prefix of this very log.
+10. The receipts, of threshold or more nodes, are signed and in the log, which so anchors the heads of their
+    ledgers; they agree on what each round cost, and saw a prefix of this very log.
 
 `verify` returns a report or raises at the first thing that does not hold.
 """
@@ -31,7 +32,7 @@ from ..compliance.auditlog.checkpoint import open_checkpoint
 from ..compliance.auditlog.merkle import leaf_hash, root_from_leaves
 from ..compliance.treaty import Treaty
 from ..documents import Envelope, parse_json
-from ..errors import FoedusError, InputError, VerificationError
+from ..errors import FoedusError, VerificationError
 from ..privacy.accountant import ZCDP
 from ..privacy.events import from_json, to_json
 from ..privacy.secagg.client import ANSWER, UPLOAD
@@ -353,6 +354,11 @@ class _Bundle:
     def _check_receipts(self) -> str:  # 10
         lines = self._file("log/entries.jsonl").splitlines()
         leaves = [leaf_hash(line) for line in lines]
+        logged = {
+            e["details"]["silo"]: e["details"]
+            for _, e in self._mine("receipt")
+            if e["details"]["run"] == self.run
+        }
         seen = set()
         for document in parse_json(self._file("receipts.json")):
             envelope = Envelope.from_json(document)
@@ -362,6 +368,8 @@ class _Bundle:
             if silo in seen or (told["study"], told["run"]) != (self.study_envelope.digest, self.run):
                 raise VerificationError(f"the receipt of {silo} occurs twice or is of another run")
             seen.add(silo)
+            if told["silo"] not in logged or logged[told["silo"]]["digest"] != envelope.digest:
+                raise VerificationError(f"the receipt of {silo} is not the one in the log")
             size = told["log"]["size"]
             if not 0 < size <= len(leaves) or root_from_leaves(leaves[:size]).hex() != told["log"]["root"]:
                 raise VerificationError(
@@ -382,6 +390,10 @@ class _Bundle:
                 raise VerificationError(f"{silo} states rounds it had no part in")
             if told["epsilon"] + 1e-9 < own.epsilon(told["delta"]):
                 raise VerificationError(f"{silo}'s ledger says less than its rounds cost")
-        if not seen:
-            raise InputError("no node gave a receipt")
-        return f"{len(seen)} nodes signed what they paid, and saw this log"
+        # Fewer could be just those that were shown this log, and the others another one.
+        if len(seen) < self.treaty.threshold:
+            raise VerificationError(f"{len(seen)} receipts, {self.treaty.threshold} are needed")
+        silent = sorted({p.name for p in self.treaty.parties} - seen)
+        return f"{len(seen)} nodes signed what they paid, and saw this log" + (
+            f"; none from {', '.join(silent)}" if silent else ""
+        )

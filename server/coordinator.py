@@ -130,7 +130,7 @@ def conduct(grid: Grid, case: Case) -> Path:
     2. Set-up of the secure sum for a batch of rounds.
     3. Training: one secure sum a round (the first perhaps of curvature), one step of the model from it.
     4. Evaluation: one secure sum.
-    5. Receipts of every node still there.
+    5. Receipts of every node still there; the log anchors the heads of their ledgers.
     6. Release: model and metrics, signed, logged, and all of it bundled.
 
     Raises:
@@ -176,6 +176,9 @@ def conduct(grid: Grid, case: Case) -> Path:
     if batch is None or metrics is None:
         raise InputError("a study has at least one round of each kind")
     receipts = batch.receipts()  # 5
+    for silo, receipt in sorted(receipts.items()):
+        told = {"silo": silo, "digest": receipt.digest, "ledger": receipt.payload["ledger"]}
+        case.record("receipt", case.study_envelope.digest, told)
     case.note("receipts", {"from": sorted(receipts)})
     survivors = {s.round: len(s.survivors) for s in case.sums}
     return _release(case, state, metrics, receipts, price(study, treaty, survivors=survivors))  # 6

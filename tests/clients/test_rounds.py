@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +207,21 @@ def test_a_forked_log_in_a_round_is_refused(ready: Rehearsal, tmp_path: Path) ->
     )
     said = ready.ask(NODE, ready.vector_request(NODE, TRAIN, log=head), ready.weights)
     assert "fork" in assert_refused(ready, NODE, said, "VERIFICATION").message
+
+
+def test_approvals_that_expire_during_a_run_stop_it(
+    ready: Rehearsal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = upload(ready)
+
+    class InAMonth(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:
+            return datetime.now(tz) + timedelta(days=31)
+
+    monkeypatch.setattr("foedus.compliance.approvals.datetime", InAMonth)
+    said = ready.ask(NODE, ready.vector_request(NODE, TRAIN + 1, boxes=False), ready.weights)
+    assert_refused(ready, NODE, said, "APPROVAL_MISSING", before=before)
 
 
 # ── consent, in force at once ────────────────────────────────────────────────────────────────────

@@ -45,9 +45,7 @@ def test_a_strangers_signature_is_refused() -> None:
         treaties.verify(SIGNED.signed("mallory", SigningKey.generate()))
 
 
-@pytest.mark.parametrize(
-    "field", [{"min_cohort": 1}, {"version": 2}, {"colluders": 2}, {"unsafe": True}, {"name": "x"}]
-)
+@pytest.mark.parametrize("field", [{"min_cohort": 1}, {"version": 2}, {"colluders": 2}, {"name": "x"}])
 def test_every_change_voids_the_signatures(field: dict[str, Any]) -> None:
     with pytest.raises(VerificationError, match="does not hold"):
         treaties.verify(Envelope(SIGNED.kind, edited(**field), SIGNED.signatures))
@@ -141,7 +139,7 @@ def test_what_no_treaty_may_say_is_named(changes: dict[str, Any], why: str) -> N
         treaties.parse(Envelope("treaty", edited(**changes)))
 
 
-@pytest.mark.parametrize("field", sorted(set(Treaty.model_fields) - {"approval_chain", "unsafe"}))
+@pytest.mark.parametrize("field", sorted(set(Treaty.model_fields) - {"approval_chain", "retention_days"}))
 def test_every_missing_field_is_named(field: str) -> None:
     with pytest.raises(InputError, match=f"{field}: "):
         treaties.parse(Envelope("treaty", {k: v for k, v in edited().items() if k != field}))

@@ -277,12 +277,9 @@ def test_a_sum_changed_throughout_is_not_the_one_the_nodes_saw(bundle: Tampered,
         verify(bundle.write(tmp_path / "b.zip"))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="check 10 is content with one receipt, and c silos may lie: it needs c + 1"
-)
 def test_the_receipts_of_colluders_alone_are_not_enough(bundle: Tampered, tmp_path: Path) -> None:
     bundle.json("receipts.json", lambda r: r[:1])
-    with pytest.raises(VerificationError):
+    with pytest.raises(VerificationError, match=r"check 10 .* 1 receipts, 3 are needed"):
         verify(bundle.write(tmp_path / "b.zip"))
 
 
@@ -305,14 +302,21 @@ def test_what_is_no_bundle_is_an_input_error(good: Any, tmp_path: Path) -> None:
             verify(path)
 
 
-def test_a_damaged_stream_is_refused(good: Any, tmp_path: Path) -> None:
+def test_a_damaged_stream_is_refused_or_says_the_same(good: Any, tmp_path: Path) -> None:
+    """A flipped byte of a zip may fall on a date or a length that is written twice; content it can't change."""
     data = bytearray(good.run.evidence.read_bytes())
+    whole = evidence.read(good.run.evidence)
+    refused = 0
     for place in range(60, len(data) - 1500, 997):
         broken = bytearray(data)
         broken[place] ^= 0xFF
-        (tmp_path / "b.zip").write_bytes(bytes(broken))
-        with pytest.raises((InputError, VerificationError)):
-            verify(tmp_path / "b.zip")
+        path = tmp_path / "b.zip"
+        path.write_bytes(bytes(broken))
+        try:
+            assert evidence.read(path) == whole
+        except (InputError, VerificationError):
+            refused += 1
+    assert refused > 10
 
 
 @pytest.mark.parametrize(

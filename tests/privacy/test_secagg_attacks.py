@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from foedus.errors import FoedusError, ProtocolError, Refused, VerificationError
 from foedus.privacy.secagg import codec, masks, shares
 from foedus.privacy.secagg.aggregator import Aggregator
 from foedus.privacy.secagg.client import UPLOAD
+from foedus.privacy.secagg.journal import Journal
 from foedus.privacy.secagg.keys import KIND
 
 ALL = ("s1", "s2", "s3", "s4")
@@ -132,6 +134,27 @@ def test_a_restarted_silo_in_a_new_batch_still_uploads_and_answers_each_round_on
         again.silos["s1"].answer(1, ALL)
     made = vectors(ALL)
     assert again.round(2, made).tolist() == total(made, ALL)
+
+
+def test_a_step_asked_for_by_many_at_once_is_taken_once(cast: Cast) -> None:
+    journals = [Journal(cast.folder / "crowd.db") for _ in range(6)]
+    together, taken = threading.Barrier(6), []
+
+    def take(journal: Journal) -> None:
+        for number in range(10):
+            together.wait()
+            try:
+                journal.once("study", "run", "answer", number)
+                taken.append(number)
+            except Refused:
+                pass
+
+    threads = [threading.Thread(target=take, args=(journal,)) for journal in journals]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(taken) == list(range(10))
 
 
 # ── at set-up ────────────────────────────────────────────────────────────────────────────────────
