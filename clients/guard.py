@@ -29,7 +29,8 @@ from ..documents import Envelope, parse_json
 from ..errors import BudgetExceeded, InputError, ProtocolError, Refused, VerificationError
 from ..federation import study as studies
 from ..federation.messages import LOG_SIZE_UNKNOWN, KeysRequest, LoggedEntry, LogHead
-from ..federation.study import RoundPlan, Study
+from ..federation.rounds import RoundPlan
+from ..federation.study import Study
 from ..privacy.accountant import ZCDP
 from ..privacy.events import Event
 from ..privacy.ledger import Cap, Ledger

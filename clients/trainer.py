@@ -12,7 +12,8 @@ import pandas as pd
 
 from ..errors import ProtocolError
 from ..federation import models
-from ..federation.study import RoundPlan, Study, curvature_shape, row_bound
+from ..federation.rounds import RoundPlan, curvature_shape, row_bound
+from ..federation.study import Study
 from ..federation.tasks import evaluate, train
 from ..privacy.clipping import clipped_sum
 from ..privacy.noise import Keystream, discrete_gaussian

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import secrets
-from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -21,7 +20,7 @@ from ..compliance.treaty import Document, Name, Treaty, explain
 from ..documents import Envelope, read_text
 from ..errors import InputError, Refused
 from ..privacy.accountant import ZCDP, epsilon_to_rho
-from ..privacy.events import DistributedDiscreteGaussian
+from .rounds import RoundPlan, Shape, Task, curvature_shape, evaluate_shape, train_shape
 
 KIND = "study"
 MODULUS_BITS = 32
@@ -236,26 +235,6 @@ class Draft(_Plan):
     privacy: DraftPrivacy
 
 
-Task = Literal["curvature", "train", "evaluate"]
-
-
-class RoundPlan(Document):
-    """One secure sum of a study: its shape and its noise. Same for every silo."""
-
-    round: int
-    task: Task
-    dimension: int
-    scale_bits: int
-    sigma: int
-    sensitivity: float = Field(description="L2, integer units, rounding and overlap included")
-
-    def event(self, shares: int) -> DistributedDiscreteGaussian:
-        """What was done to the data if `shares` noise shares are unknown to any adversary."""
-        return DistributedDiscreteGaussian(
-            sensitivity=self.sensitivity, sigma=float(self.sigma), shares=shares, dimension=self.dimension
-        )
-
-
 class Study(_Plan):
     """A draft fitted to a treaty; its envelope is signed by the author."""
 
@@ -292,27 +271,17 @@ class Study(_Plan):
             "evaluate": (own.scale_bits_evaluate, own.sigma_evaluate),
         }[task]
         shape = _shape(self, task)
-        one = shape.bound * 2**scale_bits + (math.sqrt(shape.dimension) if shape.rounded else 0.0)
         return RoundPlan(
             round=number,
             task=task,
             dimension=shape.dimension,
             scale_bits=scale_bits,
             sigma=sigma,
-            sensitivity=treaty.overlap.max_partners_per_customer * one,
+            sensitivity=treaty.overlap.max_partners_per_customer * shape.sensitivity(scale_bits),
         )
 
     def envelope(self) -> Envelope:
         return Envelope(KIND, self.model_dump(mode="json"))
-
-
-COUNT_SHARE = 0.25
-"""Behind every gradient travels a constant of this part of the clip, so that its sum counts customers."""
-
-
-def row_bound(clip: float) -> float:
-    """L2 bound of one customer's row in training: its gradient's clip and the constant together (+3 %)."""
-    return clip * math.sqrt(1 + COUNT_SHARE**2)
 
 
 def parameters(model: Model, features: int) -> int:
@@ -322,33 +291,12 @@ def parameters(model: Model, features: int) -> int:
     return (features + 1) * model.hidden + model.hidden + 1
 
 
-@dataclass(frozen=True)
-class _Shape:
-    """One customer's row in a task: its length, its L2 bound, its largest entry, and whether rounding moves it.
-
-    Rounding moves a coordinate by less than 1, so it adds at most √dimension to the sensitivity.
-    """
-
-    dimension: int
-    bound: float
-    entry: float
-    rounded: bool
-
-
-def _shape(plan: _Plan, task: Task) -> _Shape:
+def _shape(plan: _Plan, task: Task) -> Shape:
     if task == "curvature":
         return curvature_shape(len(plan.features) + 1)
     if task == "train":
-        bound = row_bound(plan.training.clip)
-        # + 1: the count of customers
-        return _Shape(parameters(plan.model, len(plan.features)) + 1, bound, bound, True)
-    return _Shape(2 * plan.evaluation.bins, 1.0, 1.0, False)  # a customer falls in one cell: whole numbers
-
-
-def curvature_shape(inputs: int) -> _Shape:
-    """The products x_i·x_j, i ≤ j, of inputs in [−1, 1] (the constant 1 among them): no clipping needed."""
-    products = inputs * (inputs + 1) // 2
-    return _Shape(products, math.sqrt(products), 1.0, True)
+        return train_shape(parameters(plan.model, len(plan.features)), plan.training.clip)
+    return evaluate_shape(plan.evaluation.bins)
 
 
 def least_shares(treaty: Treaty) -> int:
@@ -403,7 +351,7 @@ def resolve(draft: Draft, treaty: Treaty, treaty_digest: str, *, now: datetime |
         shape = _shape(draft, task)
         per_unit = m * shape.bound / math.sqrt(2 * rho * part * shares)
         bits = min(finest, _scale_bits(treaty, shape.entry, per_unit * 1.01))
-        sensitivity = m * (shape.bound * 2**bits + (math.sqrt(shape.dimension) if shape.rounded else 0.0))
+        sensitivity = m * shape.sensitivity(bits)
         # A hair above Δ/√(2ρ·shares), so that τ (< 1e-30 at these σ) can't push the price over.
         # Never under 4, where τ is no longer negligible (ε in the dozens asks for so little noise).
         sigma = max(4, math.ceil(sensitivity / math.sqrt(2 * rho * part * shares) * (1 + 1e-9)) + 1)

@@ -337,8 +337,8 @@ class _Bundle:
             if name == "model.json":
                 self._compare("the model's weights", told["weights"], state.weights)
                 plan = self.study.model_dump(mode="json")
-                if any(told[name] != plan[name] for name in ("model", "features", "label")):
-                    raise VerificationError("the model's inputs or shape are not the study's")
+                if any(told[n] != plan[n] for n in ("purpose", "table", "model", "features", "label")):
+                    raise VerificationError("the model's purpose, inputs or shape are not the study's")
             else:
                 for name, value in asdict(metrics).items():
                     self._compare(f"the metric {name!r}", told["metrics"][name], value)

@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 from ...errors import InputError
 from ...privacy.clipping import clip_factors
-from ..study import COUNT_SHARE, Study
+from ..rounds import COUNT_SHARE
+from ..study import Study
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]

@@ -18,7 +18,7 @@ from foedus.demo.simulate import prepare
 from foedus.demo.world import World
 from foedus.documents import b64
 from foedus.federation import messages as m
-from foedus.federation.study import COUNT_SHARE
+from foedus.federation.rounds import COUNT_SHARE
 from foedus.federation.verification import verify
 from foedus.privacy.ledger import Ledger
 from foedus.server.coordinator import conduct

@@ -15,7 +15,8 @@ from support.treaties import make_draft, make_treaty
 
 from foedus.compliance.treaty import Treaty
 from foedus.errors import InputError
-from foedus.federation.study import Study, Training, resolve, row_bound
+from foedus.federation.rounds import row_bound
+from foedus.federation.study import Study, Training, resolve
 from foedus.federation.tasks import evaluate, train
 from foedus.privacy.clipping import clip_factors, clipped_sum
 from foedus.privacy.noise import Keystream

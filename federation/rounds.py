@@ -1,0 +1,72 @@
+"""One secure sum of a study: what a customer's row looks like in it, and what noise it carries."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import Field
+
+from ..compliance.treaty import Document
+from ..privacy.events import DistributedDiscreteGaussian
+
+Task = Literal["curvature", "train", "evaluate"]
+
+COUNT_SHARE = 0.25
+"""Behind every gradient travels a constant of this part of the clip, so that its sum counts customers."""
+
+
+class RoundPlan(Document):
+    """One secure sum of a study: its shape and its noise. Same for every silo."""
+
+    round: int
+    task: Task
+    dimension: int
+    scale_bits: int
+    sigma: int
+    sensitivity: float = Field(description="L2, integer units, rounding and overlap included")
+
+    def event(self, shares: int) -> DistributedDiscreteGaussian:
+        """What was done to the data if `shares` noise shares are unknown to any adversary."""
+        return DistributedDiscreteGaussian(
+            sensitivity=self.sensitivity, sigma=float(self.sigma), shares=shares, dimension=self.dimension
+        )
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One customer's row in a task: its length, its L2 bound, its largest entry, and whether it is rounded."""
+
+    dimension: int
+    bound: float
+    entry: float
+    rounded: bool
+
+    def sensitivity(self, scale_bits: int) -> float:
+        """How far, in L2 and integer units, one customer moves the sum of rows × 2^scale_bits.
+
+        Rounding moves a coordinate by less than 1, so it adds at most √dimension.
+        """
+        return self.bound * 2.0**scale_bits + (math.sqrt(self.dimension) if self.rounded else 0.0)
+
+
+def row_bound(clip: float) -> float:
+    """L2 bound of one customer's row in training: its gradient's clip and the constant together (+3 %)."""
+    return clip * math.sqrt(1 + COUNT_SHARE**2)
+
+
+def curvature_shape(inputs: int) -> Shape:
+    """The products x_i·x_j, i ≤ j, of inputs in [−1, 1] (the constant 1 among them): no clipping needed."""
+    products = inputs * (inputs + 1) // 2
+    return Shape(products, math.sqrt(products), 1.0, True)
+
+
+def train_shape(weights: int, clip: float) -> Shape:
+    """A clipped gradient, and the constant that counts."""
+    return Shape(weights + 1, row_bound(clip), row_bound(clip), True)
+
+
+def evaluate_shape(bins: int) -> Shape:
+    """A histogram for each label: a customer falls in one cell, a whole number."""
+    return Shape(2 * bins, 1.0, 1.0, False)
