@@ -16,7 +16,7 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from ..documents import Envelope
-from ..errors import FoedusError
+from ..errors import FoedusError, ProtocolError
 from ..privacy.secagg.aggregator import Aggregator
 from ..privacy.secagg.codec import Integers
 from ..privacy.secagg.keys import Context, Roster
@@ -104,17 +104,17 @@ class SecureSum:
         self.aggregator.require(len(self.present), "set-up, shares")
         self.observe("set-up", {"participants": list(self.aggregator.participants)})
 
-    def round(self, number: int, dimension: int, data: bytes) -> Sum:
+    def round(self, number: int, dimension: int, task: str, data: bytes) -> Sum:
         """One secure sum.
 
         Args:
-            dimension: length of the vector. data: what the nodes need for it (the model).
+            dimension: length of the vector. task: what the study says it is for. data: what the nodes need for it (the model).
 
         Raises:
             Abandoned: fewer than t silos answered at either trip; nothing is revealed.
         """
         aggregator, run, batch = self.aggregator, self.context.run, self.context.batch
-        aggregator.open_round(number, dimension)
+        aggregator.open_round(number, dimension, task)
 
         def request(silo: str) -> tuple[m.Content, bytes]:
             first = silo not in self._boxes_sent
@@ -150,6 +150,9 @@ class SecureSum:
     def _add_receipt(self, found: dict[str, Envelope], silo: str, reply: m.ReceiptReply) -> None:
         envelope = Envelope.from_json(reply.receipt)
         envelope.check("receipt", silo, self.roster.key(silo))
+        told = {name: envelope.payload.get(name) for name in ("silo", "study", "run")}
+        if told != {"silo": silo, "study": self.context.study, "run": self.context.run}:
+            raise ProtocolError(f"the receipt of {silo} is of another silo, study or run")
         found[silo] = envelope
 
     def _add_keys(self, silo: str, reply: m.KeysReply) -> None:

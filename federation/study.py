@@ -318,17 +318,31 @@ def price(study: Study, treaty: Treaty, *, survivors: dict[int, int] | None = No
     return accountant.epsilon(study.privacy.delta)
 
 
-def _scale_bits(treaty: Treaty, bound: float, sigma_per_unit: float) -> int:
-    """The finest power-of-two scale at which the sum over all silos can't wrap (13 σ: P < 2^-120 a coordinate)."""
+def _fits(treaty: Treaty, shape: Shape, scale_bits: int, sigma: int) -> bool:
+    """Whether the sum over all silos stays within (−2^31, 2^31): rows at their largest, noise up to 13 σ.
+
+    A coordinate's noise is beyond that with probability under 2^-120.
+    """
     n = len(treaty.parties)
-    widest = n * treaty.max_cohort * bound + 13 * math.sqrt(n) * sigma_per_unit
-    bits = math.floor(math.log2((2 ** (MODULUS_BITS - 1) - 1) / widest))
-    if bits < 2:
-        raise InputError(
-            f"the sum over {n} silos of up to {treaty.max_cohort} customers does not fit the modulus 2^{MODULUS_BITS}",
-            remedy="lower training.clip, or max_cohort in the treaty",
-        )
-    return min(bits, 20)
+    rows = n * treaty.max_cohort * (shape.entry * 2.0**scale_bits + shape.rounded)
+    return bool(rows + 13 * math.sqrt(n) * sigma < 2 ** (MODULUS_BITS - 1))
+
+
+def _noise(treaty: Treaty, shape: Shape, rho: float, finest: int) -> tuple[int, int]:
+    """The finest scale (bits) at which the sum can't wrap, and the σ of a share that costs `rho` at it."""
+    m = treaty.overlap.max_partners_per_customer
+    for bits in range(finest, 1, -1):
+        # A hair above Δ/√(2ρ·shares), so that τ (< 1e-30 at these σ) can't push the price over.
+        # Never under 4, where τ is no longer negligible (ε in the dozens asks for so little noise).
+        exact = m * shape.sensitivity(bits) / math.sqrt(2 * rho * least_shares(treaty))
+        sigma = max(4, math.ceil(exact * (1 + 1e-9)) + 1)
+        if _fits(treaty, shape, bits, sigma):
+            return bits, sigma
+    raise InputError(
+        f"the sum over {len(treaty.parties)} silos of up to {treaty.max_cohort} customers does not fit the modulus"
+        f" 2^{MODULUS_BITS}",
+        remedy="lower training.clip, or max_cohort in the treaty",
+    )
 
 
 def resolve(draft: Draft, treaty: Treaty, treaty_digest: str, *, now: datetime | None = None) -> Study:
@@ -337,7 +351,6 @@ def resolve(draft: Draft, treaty: Treaty, treaty_digest: str, *, now: datetime |
     Raises:
         InputError: the sum would not fit the modulus.
     """
-    shares, m = least_shares(treaty), treaty.overlap.max_partners_per_customer
     rho = epsilon_to_rho(draft.privacy.epsilon, draft.privacy.delta)
     rest = 1 - draft.privacy.evaluation_share
     curvature = draft.training.curvature_share if draft.training.optimiser == "fixed_hessian" else 0.0
@@ -348,14 +361,7 @@ def resolve(draft: Draft, treaty: Treaty, treaty_digest: str, *, now: datetime |
     ]
     noise: dict[str, Any] = {}
     for task, part, finest in parts:
-        shape = _shape(draft, task)
-        per_unit = m * shape.bound / math.sqrt(2 * rho * part * shares)
-        bits = min(finest, _scale_bits(treaty, shape.entry, per_unit * 1.01))
-        sensitivity = m * shape.sensitivity(bits)
-        # A hair above Δ/√(2ρ·shares), so that τ (< 1e-30 at these σ) can't push the price over.
-        # Never under 4, where τ is no longer negligible (ε in the dozens asks for so little noise).
-        sigma = max(4, math.ceil(sensitivity / math.sqrt(2 * rho * part * shares) * (1 + 1e-9)) + 1)
-        noise |= {f"scale_bits_{task}": bits, f"sigma_{task}": sigma}
+        noise[f"scale_bits_{task}"], noise[f"sigma_{task}"] = _noise(treaty, _shape(draft, task), rho * part, finest)
     plan: dict[str, Any] = {name: getattr(draft, name) for name in _Plan.model_fields}
     study = Study(
         **plan,
@@ -400,12 +406,9 @@ def check_against(study: Study, treaty: Treaty, treaty_digest: str) -> None:
             "NOISE_TOO_SMALL",
             f"the study's noise costs ε = {cost:.4f}, more than the {study.privacy.epsilon:g} it declares",
         )
-    n = len(treaty.parties)
     for number in range(1, study.rounds + 1):
         plan = study.round(number, treaty)
-        entry = _shape(study, plan.task).entry
-        widest = n * treaty.max_cohort * (entry * 2**plan.scale_bits + 1) + 13 * math.sqrt(n) * plan.sigma
-        if widest >= 2 ** (MODULUS_BITS - 1):
+        if not _fits(treaty, _shape(study, plan.task), plan.scale_bits, plan.sigma):
             raise Refused("SUM_COULD_WRAP", f"the {plan.task} sum could pass 2^{MODULUS_BITS - 1}")
 
 

@@ -175,10 +175,10 @@ class _Bundle:
 
     def _check_approvals(self) -> str:  # 4
         given = [Envelope.from_json(a) for a in parse_json(self._file("approvals.json"))]
-        started = self._mine("run.started")
+        self.run = str(parse_json(self._file("keys.json"))[0]["context"]["run"])
+        started = [(i, e) for i, e in self._mine("run.started") if e["details"]["run"] == self.run]
         if not started:
-            raise VerificationError("the log holds no start of this study's run")
-        self.run = str(started[-1][1]["details"]["run"])
+            raise VerificationError("the log holds no start of this run")
         approvals.require(
             given,
             self.treaty,

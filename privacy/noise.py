@@ -38,7 +38,9 @@ class Keystream:
         return self._buffer[self._at - count : self._at]
 
     def below(self, limit: int) -> int:
-        """A uniform integer in [0, limit), exact by rejection."""
+        """A uniform integer in [0, limit), exact by rejection; `limit` is at least 1."""
+        if limit < 1:
+            raise InputError(f"there is no integer in [0, {limit})")
         width = limit.bit_length()
         count = (width + 7) // 8
         while True:

@@ -150,7 +150,7 @@ def conduct(grid: Grid, case: Case) -> Path:
             batch = _set_up(grid, case, nodes, number)  # 2
         plan = study.round(number, treaty)
         started = time.monotonic()
-        result = batch.round(number, plan.dimension, state.weights.astype("<f8").tobytes())
+        result = batch.round(number, plan.dimension, plan.task, state.weights.astype("<f8").tobytes())
         case.sums.append(result)
         case.record(
             "round.summed",
@@ -274,6 +274,8 @@ def _release(
         {
             **common,
             "what": "model",
+            "purpose": study.purpose,
+            "table": study.table.model_dump(mode="json"),
             "model": study.model.model_dump(mode="json"),
             "features": [f.model_dump(mode="json") for f in study.features],
             "label": study.label.model_dump(mode="json"),

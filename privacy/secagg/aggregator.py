@@ -17,12 +17,13 @@ from ...errors import Abandoned, ProtocolError
 from . import masks, shares
 from .client import ANSWER, UPLOAD, pair_seed, self_seed, shares_digest
 from .codec import Integers, unwrap
-from .keys import Advertisement, Context, Roster, mask_agree, mask_public
+from .keys import Advertisement, Context, Roster, mask_agree, mask_public, seed_commitment
 
 
 @dataclass
 class _Round:
     dimension: int
+    task: str
     total: masks.Words
     uploads: dict[str, Envelope] = field(default_factory=dict)
     answers: dict[str, Envelope] = field(default_factory=dict)
@@ -75,11 +76,11 @@ class Aggregator:
         """What the other participants dealt to `silo`."""
         return {sender: boxes[silo] for sender, boxes in self._boxes.items() if sender != silo}
 
-    def open_round(self, number: int, dimension: int) -> None:
-        """Begin to collect vectors of a round."""
+    def open_round(self, number: int, dimension: int, task: str) -> None:
+        """Begin to collect vectors of a round, which every silo's header must say is for `task`."""
         if number not in self.context.rounds or number in self._rounds:
             raise ProtocolError(f"round {number} is not in this batch, or was opened before")
-        self._rounds[number] = _Round(dimension, np.zeros(dimension, np.uint32))
+        self._rounds[number] = _Round(dimension, task, np.zeros(dimension, np.uint32))
 
     def add_vector(self, number: int, silo: str, data: bytes, header: Envelope) -> None:
         """Round trip 1: one silo's masked vector (4-byte words) and its signed header."""
@@ -92,6 +93,7 @@ class Aggregator:
             "context": self.context.digest,
             "round": number,
             "silo": silo,
+            "task": current.task,
             "participants": list(self.participants),
             "dimension": current.dimension,
             "vector": hashlib.sha256(data).hexdigest(),
@@ -154,6 +156,8 @@ class Aggregator:
         total = current.total.copy()
         for silo in sorted(current.uploads):
             seed = shares.combine(current.seed_shares[silo], t)
+            if seed_commitment(seed) != self._advertised[silo][1].seeds[number]:
+                raise ProtocolError(f"round {number}: the shares rebuild a wrong seed of {silo}")
             masks.apply(total, self_seed(seed, self.context, number, silo), subtract=True)
         for silo in sorted(set(self._boxes) - set(current.uploads)):
             secret = shares.combine(current.mask_shares[silo], t)

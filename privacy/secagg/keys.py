@@ -6,6 +6,7 @@ an X25519 mask key and a self-mask seed. Private halves never print and are drop
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -88,11 +89,16 @@ class Roster:
 
 @dataclass(frozen=True)
 class Advertisement:
-    """A silo's public keys for one batch: `mask` holds one X25519 key a round."""
+    """A silo's public keys for one batch: `mask` holds one X25519 key a round.
+
+    `seeds` holds a commitment to the round's self-mask seed, so that a wrong share of it is noticed even
+    where just the threshold answered.
+    """
 
     silo: str
     share_key: bytes
     mask: dict[int, bytes]
+    seeds: dict[int, bytes]
 
     @classmethod
     def verify(cls, envelope: Envelope, context: Context, silo: str, signing_key: str) -> Advertisement:
@@ -103,19 +109,22 @@ class Advertisement:
         """
         envelope.check(KIND, silo, signing_key)
         payload = envelope.payload
-        if set(payload) != {"context", "silo", "share_key", "mask_keys"}:
+        if set(payload) != {"context", "silo", "share_key", "mask_keys", "seed_commitments"}:
             raise ProtocolError(f"key advertisement of {silo}: unexpected fields")
         if payload["context"] != context.to_json() or payload["silo"] != silo:
             raise ProtocolError(f"key advertisement of {silo}: made for another run, batch, study or treaty")
-        keys = payload["mask_keys"]
-        if not isinstance(keys, list) or len(keys) != len(context.rounds):
-            raise ProtocolError(f"key advertisement of {silo}: one mask key a round is needed")
         try:
             share_key = unb64(payload["share_key"], length=32)
-            mask = {r: unb64(k, length=32) for r, k in zip(context.rounds, keys, strict=True)}
+            mask, seeds = (cls._by_round(payload[name], context) for name in ("mask_keys", "seed_commitments"))
         except InputError as error:
             raise ProtocolError(f"key advertisement of {silo}: {error.message}") from error
-        return cls(silo, share_key, mask)
+        return cls(silo, share_key, mask, seeds)
+
+    @staticmethod
+    def _by_round(values: object, context: Context) -> dict[int, bytes]:
+        if not isinstance(values, list) or len(values) != len(context.rounds):
+            raise InputError("one mask key and one seed commitment a round are needed")
+        return {r: unb64(v, length=32) for r, v in zip(context.rounds, values, strict=True)}
 
 
 class BatchKeys:
@@ -132,11 +141,13 @@ class BatchKeys:
     def advertise(self, context: Context, silo: str) -> Envelope:
         """The unsigned advertisement of the public halves."""
         keys = [b64(mask_public(self._mask_secrets[r])) for r in context.rounds]
+        seeds = [b64(seed_commitment(self._seeds[r])) for r in context.rounds]
         payload = {
             "context": context.to_json(),
             "silo": silo,
             "share_key": b64(self._share_key.public_key().public_bytes_raw()),
             "mask_keys": keys,
+            "seed_commitments": seeds,
         }
         return Envelope(KIND, payload)
 
@@ -164,6 +175,11 @@ def _private(secret: int) -> X25519PrivateKey:
 def mask_public(secret: int) -> bytes:
     """The public key of a mask secret."""
     return _private(secret).public_key().public_bytes_raw()
+
+
+def seed_commitment(seed: int) -> bytes:
+    """SHA-256 of a seed (255 random bits: hiding) under a label of its own."""
+    return hashlib.sha256(b"foedus/v1/seed-commitment\0" + shares.to_bytes(seed)).digest()
 
 
 def mask_agree(secret: int, peer: bytes) -> bytes:

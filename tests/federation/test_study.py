@@ -17,6 +17,7 @@ from foedus.compliance.treaty import Overlap, PurposeTerms, Treaty
 from foedus.documents import Envelope, SigningKey
 from foedus.errors import FoedusError, InputError, Refused, VerificationError
 from foedus.federation import study as studies
+from foedus.federation.rounds import row_bound
 from foedus.federation.study import DraftPrivacy, Model, Study, Training, check_against, price, resolve
 from foedus.privacy.accountant import ZCDP
 
@@ -144,7 +145,7 @@ def test_a_resolved_study_keeps_to_its_epsilon_and_does_not_waste_it(
     assert price(study, treaty, survivors=everybody) <= cost
     for number in range(1, study.rounds + 1):
         plan = study.round(number, treaty)
-        entry = clip * 1.04 if plan.task == "train" else 1.0
+        entry = row_bound(clip) if plan.task == "train" else 1.0
         assert n * cohort * entry * 2**plan.scale_bits + 13 * math.sqrt(n) * plan.sigma < 2**31
 
 

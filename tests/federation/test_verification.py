@@ -199,7 +199,7 @@ COORDINATOR: dict[str, tuple[int, Tamper]] = {
     "log rewritten: an earlier entry edited": (10, lambda b: b.log(lambda e: e[0].update(actor="nobody"))),
     "log rewritten: an entry slipped in": (10, lambda b: b.log(lambda e: e.insert(0, e[0]))),
     # 6: keys
-    "keys of another run": (6, lambda b: b.json("keys.json", lambda k: k[0]["context"].update(run="2"))),
+    "keys of another run": (4, lambda b: b.json("keys.json", lambda k: k[0]["context"].update(run="2"))),
     "keys of another batch": (6, lambda b: b.json("keys.json", lambda k: k[0]["context"].update(batch=7))),
     "a key's signature broken": (6, lambda b: b.json("keys.json", lambda k: _broken_signature(k[0]["keys"][0]))),
     "a silo's keys missing": (7, lambda b: b.json("keys.json", lambda k: k[0]["keys"].pop())),

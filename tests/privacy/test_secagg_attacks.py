@@ -14,7 +14,7 @@ from foedus.documents import Envelope, SigningKey, b64
 from foedus.errors import FoedusError, ProtocolError, Refused, VerificationError
 from foedus.privacy.secagg import codec, masks, shares
 from foedus.privacy.secagg.aggregator import Aggregator
-from foedus.privacy.secagg.client import UPLOAD
+from foedus.privacy.secagg.client import UPLOAD, shares_digest
 from foedus.privacy.secagg.journal import Journal
 from foedus.privacy.secagg.keys import KIND
 
@@ -294,7 +294,7 @@ def test_a_vector_that_is_not_what_its_header_says_is_refused_by_name(cast: Cast
     words, header = cast.upload(2, "s1", np.ones(6, np.int64))
     data = masks.to_wire(words)
     aggregator = cast.aggregator
-    aggregator.open_round(2, 6)
+    aggregator.open_round(2, 6, "train")
 
     def changed(**fields: Any) -> Envelope:
         return Envelope(UPLOAD, {**header.payload, **fields}).signed("s1", cast.keys["s1"])
@@ -306,6 +306,7 @@ def test_a_vector_that_is_not_what_its_header_says_is_refused_by_name(cast: Cast
         ("s1", data[:-4], changed(dimension=5)),
         ("s1", data, changed(round=1)),
         ("s1", data, changed(context=OTHER)),
+        ("s1", data, changed(task="evaluate")),
         ("s1", data, changed(participants=["s1", "s2", "s3"])),
         ("s1", data, Envelope(UPLOAD, header.payload)),
         ("s1", data, Envelope(UPLOAD, header.payload).signed("s1", cast.keys["s2"])),
@@ -325,7 +326,7 @@ def test_an_answer_to_something_else_is_refused_by_name() -> None:
     cast = Cast(4, 1)
     cast.set_up()
     made = vectors(ALL)
-    cast.aggregator.open_round(1, 6)
+    cast.aggregator.open_round(1, 6, "train")
     for name in ALL[:3]:
         words, header = cast.upload(1, name, made[name])
         cast.aggregator.add_vector(1, name, masks.to_wire(words), header)
@@ -390,3 +391,24 @@ def test_values_beyond_a_silos_part_of_the_ring_never_leave(cast: Cast) -> None:
     with pytest.raises(FoedusError, match="wrap around"):
         cast.upload(2, "s1", np.array([BOUND + 1], np.int64))
     assert codec.unwrap(codec.wrap(np.array([-BOUND], np.int64), bound=BOUND)).tolist() == [-BOUND]
+
+
+def test_a_wrong_seed_share_is_noticed_where_just_the_threshold_answers() -> None:
+    """No surplus share contradicts it: the commitment in the advertisement does, where else the sum were garbage."""
+    cast = Cast(4, 1)
+    cast.set_up()
+    made = vectors(ALL)
+    cast.aggregator.open_round(1, 6, "train")
+    for name in ALL[:3]:
+        words, header = cast.upload(1, name, made[name])
+        cast.aggregator.add_vector(1, name, masks.to_wire(words), header)
+    survivors = cast.aggregator.survivors(1)
+    for name in survivors:
+        statement, seeds, keys = cast.silos[name].answer(1, survivors)
+        if name == "s2":
+            seeds = {**seeds, "s1": shares.to_bytes(7)}
+            told = {**statement.payload, "shares": shares_digest(seeds, keys)}
+            statement = Envelope(statement.kind, told).signed(name, cast.keys[name])
+        cast.aggregator.add_answer(1, name, statement, seeds, keys)
+    with pytest.raises(ProtocolError, match="wrong seed of s1"):
+        cast.aggregator.total(1)

@@ -85,7 +85,7 @@ class Cast:
         parts = self.aggregator.participants
         sending = sorted(parts if uploads is None else uploads)
         self.answered[number] = {}
-        self.aggregator.open_round(number, next(iter(vectors.values())).size)
+        self.aggregator.open_round(number, next(iter(vectors.values())).size, "train")
         for name in sending:
             words, header = self.upload(number, name, vectors[name])
             self.aggregator.add_vector(number, name, masks.to_wire(words), header)
