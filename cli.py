@@ -14,6 +14,7 @@ from rich.markup import escape
 from .clients.cli import consent_app, ledger_app, node_app
 from .errors import FoedusError
 from .server.cli import server_app, study_app
+from .server.log_cli import log_app
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -32,6 +33,7 @@ refuse whatever the treaty, a customer's consent or the privacy budget forbids.
 )
 treaty_app = typer.Typer(no_args_is_help=True, help="Sign and check treaties.")
 app.add_typer(study_app, name="study")
+app.add_typer(log_app, name="log")
 app.add_typer(server_app, name="server")
 app.add_typer(node_app, name="node")
 app.add_typer(consent_app, name="consent")

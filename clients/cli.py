@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import json
+from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from .home import Home
 
 node_app = typer.Typer(no_args_is_help=True, help="Run a silo's node beside its data.")
 consent_app = typer.Typer(no_args_is_help=True, help="Keep the consents of a silo's customers.")
@@ -30,24 +34,30 @@ def init(
         Path, typer.Option(help="Your orders: a .duckdb, .parquet or .csv file.", show_default=False)
     ],
 ) -> None:
-    """Make a node's directory with fresh keys, and print the public halves for the treaty.
+    """Make a node's directory with fresh keys, and print your block of the treaty.
 
     Example: foedus node init node --party shop-a --server coordinator.example:9443 --table orders.parquet
     """
-    from .fleet import node_public_key
     from .home import Home, Settings
 
     home = Home.create(directory, Settings.checked(party=party, server=server, table=str(table.resolve())))
-    out = Console()
-    out.print(
-        f"made {directory}; give the treaty's author these two public keys of {party}:", highlight=False
+    typer.echo(_block(home), nl=False)
+    hints = Console(stderr=True, highlight=False, soft_wrap=True)
+    hints.print(f"made {directory}; the block above is for the treaty's author", markup=False)
+    hints.print(
+        "then put treaty.json (signed by all) and ca.crt into it, and run `foedus node check`", markup=False
     )
-    out.print(f"signing_key: {home.identity().public}", highlight=False, soft_wrap=True)
-    out.print(f"node_key:\n{node_public_key(directory / 'fleet.key').decode()}", highlight=False)
-    out.print(
-        "then put treaty.json (signed by all) and ca.crt into it, and run `foedus node check`",
-        highlight=False,
-    )
+
+
+@node_app.command("party")
+def party_block(directory: Directory) -> None:
+    """Print your block of the treaty: name and two public keys, to paste under `parties:`.
+
+    Example: foedus node party node
+    """
+    from .home import Home
+
+    typer.echo(_block(Home.load(directory)), nl=False)
 
 
 @node_app.command()
@@ -91,6 +101,35 @@ def run(directory: Directory) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     serve(directory)
+
+
+@node_app.command()
+def score(
+    directory: Directory,
+    model: Annotated[Path, typer.Argument(help="The released model.json.", show_default=False)],
+    as_of: Annotated[
+        str, typer.Option(help="The day to look back from, YYYY-MM-DD: today, as a rule.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="A new .csv or .parquet file.", show_default=False)],
+) -> None:
+    """Score your own consenting customers with a released model, here; nothing leaves the machine.
+
+    The file has the columns customer and score, the probability of churning.
+
+    Example: foedus node score node model.json --as-of 2026-11-22 --out scores.csv
+    """
+    from .home import Home
+    from .scoring import score_to
+
+    scored = score_to(Home.load(directory), model, _day(as_of), out)
+    say = Console(highlight=False, soft_wrap=True)
+    say.print(
+        f"{out}: {len(scored.frame)} customers who consent to {scored.purpose}, as of {scored.as_of}",
+        markup=False,
+    )
+    say.print(
+        f"score: the probability of no order in {scored.horizon_days} days; the last order read is of {scored.latest}"
+    )
 
 
 @consent_app.command()
@@ -212,6 +251,18 @@ def verify(directory: Directory) -> None:
     typer.echo(f"{head.size} lines, unbroken; head {head.hash}")
 
 
+def _block(home: Home) -> str:
+    """An item of a treaty's `parties` in YAML, its node key as a literal block."""
+    from .fleet import node_public_key
+
+    key = node_public_key(home.link.node_key).decode().strip().replace("\n", "\n      ")
+    return (
+        f"  - name: {json.dumps(home.party)}\n"  # a name such as 1e5 is a text, and stays one
+        f"    signing_key: {home.identity().public}\n"
+        f"    node_key: |\n      {key}\n"
+    )
+
+
 def _file(directory: Path, name: str, *, must_exist: bool = False) -> Path:
     """A register in a node's directory: not a new empty one in a directory that was mistyped.
 
@@ -234,3 +285,12 @@ def _moment(text: str) -> datetime:
         return datetime.fromisoformat(text)
     except ValueError as error:
         raise InputError(f"{text!r} is not an RFC 3339 time, e.g. 2027-01-31T00:00:00+00:00") from error
+
+
+def _day(text: str) -> date:
+    from ..errors import InputError
+
+    try:
+        return date.fromisoformat(text)
+    except ValueError as error:
+        raise InputError(f"{text!r} is not a day, e.g. 2027-01-31") from error

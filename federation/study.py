@@ -361,7 +361,9 @@ def resolve(draft: Draft, treaty: Treaty, treaty_digest: str, *, now: datetime |
     ]
     noise: dict[str, Any] = {}
     for task, part, finest in parts:
-        noise[f"scale_bits_{task}"], noise[f"sigma_{task}"] = _noise(treaty, _shape(draft, task), rho * part, finest)
+        noise[f"scale_bits_{task}"], noise[f"sigma_{task}"] = _noise(
+            treaty, _shape(draft, task), rho * part, finest
+        )
     plan: dict[str, Any] = {name: getattr(draft, name) for name in _Plan.model_fields}
     study = Study(
         **plan,

@@ -1,4 +1,4 @@
-"""``foedus server``: make a coordinator's directory, give out tokens, serve.
+"""``foedus server``: make a coordinator's directory and certificates, give out tokens, serve.
 
 `study_app` (``foedus study``) stands in ``study_cli``; both are put together by the top-level command line.
 """
@@ -114,10 +114,9 @@ def run(
 
     Example: foedus server run coordinator --certificates certs --superlink 127.0.0.1:9092
     """
-    import uvicorn
-
     from .app import Settings, create_app
     from .certificates import load
+    from .stack import api_server, run_api
     from .superlink import ControlLink
 
     if certificates is None:
@@ -135,18 +134,71 @@ def run(
     os.umask(0o077)  # what the server writes is its own
     app = create_app(Settings(home=home, superlink=link, docs=docs))
     try:
-        uvicorn.run(
-            app,
-            host=host,
-            port=port,
-            ssl_certfile=str(files.server_cert),
-            ssl_keyfile=str(files.server_key),
-            server_header=False,
-            ws="none",
-            log_level="warning",
-            # Followers hold their connections open; they come back with Last-Event-ID.
-            timeout_graceful_shutdown=5,
-            limit_concurrency=512,
-        )
+        run_api(api_server(app, files, host, port))
     finally:
         link.close()
+
+
+@server_app.command()
+def certificates(
+    directory: Annotated[Path, typer.Argument(help="Where to write them.", show_default=False)],
+    host: Annotated[
+        list[str], typer.Option(help="A name or address of the server; may be repeated.", show_default=False)
+    ],
+    days: Annotated[int, typer.Option(help="How long they are valid.", min=1, max=3650)] = 365,
+) -> None:
+    """Make a CA of your own and the server's certificate, where your company has no CA.
+
+    localhost, 127.0.0.1 and ::1 are always among the names: the parts of the server meet there.
+
+    Example: foedus server certificates certs --host coordinator.example
+    """
+    from .certificates import create
+    from .stack import NEEDED_HOSTS
+
+    hosts = tuple(dict.fromkeys((*host, *NEEDED_HOSTS)))
+    files = create(directory, hosts, days)
+    out = Console(highlight=False, soft_wrap=True)
+    out.print(f"made {directory} for {', '.join(hosts)}, valid for {days} days", markup=False)
+    out.print(f"give {files.ca_cert} to every partner and every person", markup=False)
+    out.print(f"keep {directory / 'ca.key'} off this machine if you can", markup=False)
+
+
+@server_app.command()
+def start(
+    home: Home,
+    host: Annotated[str, typer.Option(help="Address that gateway and API listen on.")] = "127.0.0.1",
+    gateway_port: Annotated[int, typer.Option(help="Port for nodes.", min=1, max=65535)] = 9443,
+    port: Annotated[int, typer.Option(help="Port for people.", min=1, max=65535)] = 8443,
+    certificates: Annotated[
+        Path | None,
+        typer.Option(
+            help="Directory with ca.crt, server.crt and server.key.",
+            show_default="HOME/certs, made if missing",
+        ),
+    ] = None,
+) -> None:
+    """Start the whole server: SuperLink, the treaty's nodes registered, gateway and API, until interrupted.
+
+    SIGTERM, Ctrl-C or the end of one part ends all of them. The SuperLink listens on loopback only.
+
+    Example: foedus server start coordinator --host 0.0.0.0
+    """
+    from .stack import Addresses
+    from .stack import start as start_all
+
+    out = Console(highlight=False, soft_wrap=True)
+
+    def ready(addresses: Addresses) -> None:
+        out.print(f"nodes   {addresses.nodes}", markup=False)
+        out.print(f"people  {addresses.people}", markup=False)
+        out.print(f"CA      {addresses.ca}", markup=False)
+
+    start_all(
+        home,
+        host=host,
+        gateway_port=gateway_port,
+        port=port,
+        certificates_in=certificates,
+        on_ready=ready,
+    )

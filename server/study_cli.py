@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -23,7 +24,7 @@ from ..documents import Envelope, SigningKey
 from ..errors import Abandoned, FoedusError, InputError, Refused, VerificationError
 from ..federation import study as studies
 from .client import ApiClient, Event
-from .study_view import coloured, print_decision, print_study
+from .study_view import coloured, print_decision, print_study, print_whole_study
 
 study_app = typer.Typer(no_args_is_help=True, help="Write, sign, approve and run studies.")
 
@@ -39,10 +40,15 @@ TreatyFile = Annotated[Path, typer.Option(help="Your own copy of the treaty.", s
 KeyFile = Annotated[Path, typer.Option(help="Your signing key (PEM, mode 0600).", show_default=False)]
 Digest = Annotated[str, typer.Argument(help="The study's digest, 8 digits or more.", show_default=False)]
 Draft = Annotated[Path, typer.Argument(help="The draft, YAML.", show_default=False)]
-_DEFAULT = "https://127.0.0.1:8443"
+DEFAULT_SERVER = "https://127.0.0.1:8443"
 
 
-def _connect(server: str, token_file: Path | None, ca: Path | None) -> ApiClient:
+def connect(server: str, token_file: Path | None, ca: Path | None) -> ApiClient:
+    """A connection with the token of `token_file`, or of FOEDUS_TOKEN.
+
+    Raises:
+        InputError: no token, or no such file.
+    """
     token = os.environ.get("FOEDUS_TOKEN", "")
     if token_file is not None:
         try:
@@ -113,7 +119,7 @@ def sign(
 @study_app.command()
 def submit(
     study: Annotated[Path, typer.Argument(help="The signed study.", show_default=False)],
-    server: Server = _DEFAULT,
+    server: Server = DEFAULT_SERVER,
     token_file: TokenFile = None,
     ca: Ca = None,
 ) -> None:
@@ -121,18 +127,18 @@ def submit(
 
     Example: foedus study submit churn.json --token-file alice.token --ca ca.crt
     """
-    with _connect(server, token_file, ca) as client:
+    with connect(server, token_file, ca) as client:
         print_study(client.submit(Envelope.load(study)))
 
 
 @study_app.command("list")
-def index(server: Server = _DEFAULT, token_file: TokenFile = None, ca: Ca = None) -> None:
+def index(server: Server = DEFAULT_SERVER, token_file: TokenFile = None, ca: Ca = None) -> None:
     """Every study on the server, newest first.
 
     Example: foedus study list --token-file alice.token --ca ca.crt
     """
     table = Table("study", "title", "author", "purpose", "ε", "status", "still to approve")
-    with _connect(server, token_file, ca) as client:
+    with connect(server, token_file, ca) as client:
         for found in client.studies():
             table.add_row(
                 found["digest"][:12],
@@ -147,13 +153,27 @@ def index(server: Server = _DEFAULT, token_file: TokenFile = None, ca: Ca = None
 
 
 @study_app.command()
-def show(study: Digest, server: Server = _DEFAULT, token_file: TokenFile = None, ca: Ca = None) -> None:
-    """One study: what it asks, what it costs, who has agreed, its runs.
+def show(
+    study: Digest,
+    full: Annotated[
+        bool, typer.Option("--full", help="Print all that is signed, as YAML, and nothing else.")
+    ] = False,
+    server: Server = DEFAULT_SERVER,
+    token_file: TokenFile = None,
+    ca: Ca = None,
+) -> None:
+    """One study: what it asks, what it costs, who has agreed, its runs; with --full, the whole plan.
 
-    Example: foedus study show 3f2a9c01 --token-file officer.token --ca ca.crt
+    The digest that --full prints is computed here, from what is printed.
+
+    Example: foedus study show 3f2a9c01 --full --token-file officer.token --ca ca.crt
     """
-    with _connect(server, token_file, ca) as client:
-        print_study(client.study(study))
+    with connect(server, token_file, ca) as client:
+        found = client.study(study)
+    if full:
+        print_whole_study(_asked_for(found, study))
+    else:
+        print_study(found)
 
 
 @study_app.command()
@@ -164,7 +184,7 @@ def approve(
     treaty: TreatyFile,
     days: Annotated[int, typer.Option(help="For how long you agree.", min=1, max=366)] = 30,
     reject: Annotated[bool, typer.Option("--reject", help="Say no; that is final.")] = False,
-    server: Server = _DEFAULT,
+    server: Server = DEFAULT_SERVER,
     token_file: TokenFile = None,
     ca: Ca = None,
 ) -> None:
@@ -181,11 +201,9 @@ def approve(
     secret = SigningKey.load(key)
     if secret.public != who.signing_key:
         raise VerificationError(f"{key}: not the key of {approver} in the treaty")
-    with _connect(server, token_file, ca) as client:
+    with connect(server, token_file, ca) as client:
         for digest in study:
-            envelope = Envelope.from_json(client.study(digest)["envelope"])
-            if not envelope.digest.startswith(digest):
-                raise VerificationError(f"asked for study {digest}, the server shows {envelope.digest[:12]}")
+            envelope = _asked_for(client.study(digest), digest)
             plan = studies.verify(envelope, content, document.digest)
             decision = approvals.decide(
                 who,
@@ -205,7 +223,7 @@ def approve(
 def run(
     study: Digest,
     follow: Annotated[bool, typer.Option("--follow", help="Stay and watch it.")] = False,
-    server: Server = _DEFAULT,
+    server: Server = DEFAULT_SERVER,
     token_file: TokenFile = None,
     ca: Ca = None,
 ) -> None:
@@ -213,7 +231,7 @@ def run(
 
     Example: foedus study run 3f2a9c01 --follow --token-file alice.token --ca ca.crt
     """
-    with _connect(server, token_file, ca) as client:
+    with connect(server, token_file, ca) as client:
         started = client.start(study)
         Console().print(f"run {started['id']} of study {started['study'][:12]}", highlight=False)
         if follow:
@@ -223,7 +241,7 @@ def run(
 @study_app.command("follow")
 def follow_run(
     run: Annotated[str, typer.Argument(help="The run's id.", show_default=False)],
-    server: Server = _DEFAULT,
+    server: Server = DEFAULT_SERVER,
     token_file: TokenFile = None,
     ca: Ca = None,
 ) -> None:
@@ -231,7 +249,7 @@ def follow_run(
 
     Example: foedus study follow 1234567890 --token-file alice.token --ca ca.crt
     """
-    with _connect(server, token_file, ca) as client:
+    with connect(server, token_file, ca) as client:
         _follow(client, run)
 
 
@@ -241,7 +259,7 @@ def results(
     out: Annotated[
         Path | None, typer.Option(help="Directory to save the files in.", show_default=False)
     ] = None,
-    server: Server = _DEFAULT,
+    server: Server = DEFAULT_SERVER,
     token_file: TokenFile = None,
     ca: Ca = None,
 ) -> None:
@@ -250,7 +268,7 @@ def results(
     Example: foedus study results 3f2a9c01 --out results --token-file alice.token --ca ca.crt
     """
     table = Table("file", "kind", "bytes", "SHA-256")
-    with _connect(server, token_file, ca) as client:
+    with connect(server, token_file, ca) as client:
         for found in client.results(study):
             table.add_row(
                 *(escape(str(found[field])) for field in ("name", "kind", "size")), found["sha256"][:16]
@@ -258,6 +276,14 @@ def results(
             if out is not None:
                 client.save_result(study, found, out)
     Console().print(table)
+
+
+def _asked_for(found: Mapping[str, Any], digest: str) -> Envelope:
+    """The signed study in the server's answer, if it is the one that was asked for."""
+    envelope = Envelope.from_json(found["envelope"])
+    if not envelope.digest.startswith(digest):
+        raise VerificationError(f"asked for study {digest}, the server shows {envelope.digest[:12]}")
+    return envelope
 
 
 def _follow(client: ApiClient, run: str) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import typer
+import yaml
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ..documents import Envelope
 from ..federation.study import Study
 
 _COLOURS = {"finished": "green", "approved": "green", "running": "cyan", "failed": "red", "rejected": "red"}
@@ -37,6 +40,14 @@ def print_study(found: Mapping[str, Any]) -> None:
             table.add_row(label, escape(text))
     table.add_row("status", coloured(found["status"]))
     Console().print(table)
+
+
+def print_whole_study(study: Envelope) -> None:
+    """Everything that its signatures cover, as YAML: a study's own order of fields first, then any others."""
+    order = [*Study.model_fields, *sorted(study.payload)]
+    content = {name: study.payload[name] for name in order if name in study.payload}
+    typer.echo(f"# study {study.digest}, signed by {', '.join(map(repr, study.signatures)) or 'nobody'}")
+    typer.echo(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=78), nl=False)
 
 
 def print_decision(plan: Study, after: Mapping[str, Any], *, rejected: bool) -> None:

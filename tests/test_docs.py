@@ -37,7 +37,6 @@ import foedus.demo.data
 from foedus import cli
 from foedus.clients.fleet import generate_node_key, node_public_key
 from foedus.clients.home import Home
-from foedus.compliance import evidence
 from foedus.compliance.treaty import Coordinator, Person, PurposeTerms, Treaty
 from foedus.demo.data import Orders
 from foedus.demo.simulate import simulate
@@ -177,6 +176,7 @@ def leave(trial: Path, here: Path) -> None:
     """Put what a trial left where a person would have it."""
     node = trial / "nodes" / "aster-music"
     shutil.copyfile(next(trial.glob("server/evidence/*/evidence.zip")), here / "evidence.zip")
+    shutil.copyfile(next(trial.glob("server/evidence/*/model.json")), here / "model.json")
     shutil.copyfile(node / "treaty.json", here / "treaty.json")
     shutil.copytree(node, here / "node")
 
@@ -189,8 +189,6 @@ class _Officer(Stage):
         draft = make_draft(purpose=PURPOSE)
         simulate(small_world(here / "trial", draft), draft)
         leave(here / "trial", here)
-        _, files = evidence.read(here / "evidence.zip")
-        (here / "study.json").write_bytes(files["study.json"])
 
 
 STAGES: dict[str, Callable[[Path], Stage]] = {

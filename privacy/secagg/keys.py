@@ -115,7 +115,9 @@ class Advertisement:
             raise ProtocolError(f"key advertisement of {silo}: made for another run, batch, study or treaty")
         try:
             share_key = unb64(payload["share_key"], length=32)
-            mask, seeds = (cls._by_round(payload[name], context) for name in ("mask_keys", "seed_commitments"))
+            mask, seeds = (
+                cls._by_round(payload[name], context) for name in ("mask_keys", "seed_commitments")
+            )
         except InputError as error:
             raise ProtocolError(f"key advertisement of {silo}: {error.message}") from error
         return cls(silo, share_key, mask, seeds)

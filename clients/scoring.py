@@ -1,0 +1,185 @@
+"""A released model in a partner's own hands: its own consenting customers, scored on its own machine.
+
+Nothing leaves the silo, and no ε is spent: the model is released already. What is trusted is the
+directory of the node. In this order:
+
+1. The release is signed by the coordinator of the node's own treaty, which permits its purpose.
+2. The customers are those who consent to that purpose now.
+3. Features, by the node's SQL engine, from orders before the day of scoring.
+4. The node's own audit log notes it; then the file is written, readable by its owner only.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from pydantic import Field, ValidationError, field_validator
+
+from ..compliance import treaty as treaties
+from ..compliance.auditlog.log import AuditLog
+from ..compliance.consent import ConsentRegister
+from ..compliance.treaty import Document, Treaty, explain
+from ..documents import Envelope
+from ..errors import InputError
+from ..federation import models
+from ..federation.study import Digest, Feature, Label, Model, Split, Table
+from . import sources
+from .features import history, last_order, matrix
+from .home import Home
+
+KIND = "release"
+SUFFIXES = (".csv", ".parquet")
+
+
+class ReleasedModel(Document):
+    """The content of model.json."""
+
+    what: Literal["model"]
+    study: Digest
+    run: str
+    epsilon: float
+    delta: float
+    purpose: str
+    table: Table
+    model: Model
+    features: tuple[Feature, ...] = Field(min_length=1)
+    label: Label
+    weights: tuple[float, ...]
+
+    @field_validator("features", "weights", mode="before")
+    @classmethod
+    def _list(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value
+
+    @field_validator("epsilon", "delta", "weights", mode="before")
+    @classmethod
+    def _numbers(cls, value: object) -> object:
+        """JSON writes 1.0 as 1."""
+        if isinstance(value, tuple):
+            return tuple(cls._numbers(v) for v in value)
+        return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A silo's customers and what the model says of them; never leaves it.
+
+    `frame` has the columns ``customer`` and ``score``, the probability of churning in the
+    `horizon_days` from `as_of` on, sorted from the highest. `latest` is the day of the last order read.
+    """
+
+    frame: pd.DataFrame
+    purpose: str
+    as_of: date
+    horizon_days: int
+    latest: date
+
+
+def load_model(path: Path, treaty: Treaty) -> tuple[Envelope, ReleasedModel]:
+    """A release of a model that the treaty's coordinator signed, for a purpose that the treaty permits.
+
+    Raises:
+        InputError: not a file of a release, or not of a model.
+        VerificationError: not signed by this treaty's coordinator, or altered since.
+        Refused: the treaty does not permit its purpose.
+    """
+    envelope = Envelope.load(path)
+    envelope.check(KIND, treaty.coordinator.origin, treaty.coordinator.signing_key)
+    what = envelope.payload.get("what")
+    if what != "model":
+        raise InputError(f"{path}: a release of {what}, not of a model", remedy="give model.json")
+    try:
+        released = ReleasedModel.model_validate(envelope.payload)
+    except ValidationError as error:
+        raise explain(error, str(path)) from error
+    treaty.terms(released.purpose)
+    return envelope, released
+
+
+def score(home: Home, released: ReleasedModel, as_of: date, treaty: Treaty) -> Scored:
+    """Score the customers who consent to the model's purpose now, as known before `as_of`.
+
+    Raises:
+        InputError: `as_of` is in the future, or the table has no order in the horizon before it; no table,
+            column, register or customer to score.
+    """
+    if as_of > date.today():
+        raise InputError(f"{as_of} has not come yet", remedy="score as of today, or of an earlier day")
+    register = home.path / "consent.db"
+    if not register.exists():
+        raise InputError(f"{register}: no such file", remedy="foedus consent import takes consents in")
+    cohort = ConsentRegister(register).in_force(released.purpose, datetime.now(UTC))
+    names = released.table
+    with sources.table(home.table, names.name, customer=names.customer) as orders:
+        sources.check_columns(orders, names, Split())
+        told = history(orders, names, as_of, cohort, treaty.retention_days)
+        frame: pd.DataFrame = told.to_pyarrow().to_pandas()
+        if frame.empty:
+            raise InputError(
+                f"no customer with an order before {as_of} consents to {released.purpose}",
+                remedy="look at --as-of, and at `foedus consent counts`",
+            )
+        latest = last_order(orders, names, as_of)
+    days = released.label.horizon_days
+    if latest < as_of - timedelta(days=days):
+        raise InputError(
+            f"the last order before {as_of} is of {latest}: everybody would look gone for {days} days or more",
+            remedy="bring the table up to date, or score as of an earlier day",
+        )
+    inputs = matrix(frame, released.features, names)
+    logits = models.scores(released.model, np.array(released.weights, dtype=np.float64), inputs)
+    scored = pd.DataFrame({"customer": frame["customer"].astype("str"), "score": _probability(logits)})
+    scored = scored.sort_values(["score", "customer"], ascending=[False, True], ignore_index=True)
+    return Scored(scored, released.purpose, as_of, days, latest)
+
+
+def score_to(home: Home, model: Path, as_of: date, out: Path) -> Scored:
+    """Score with a released model into a new .csv or .parquet file; an existing one is not overwritten.
+
+    Raises:
+        InputError, VerificationError, Refused: see `load_model` and `score`; then nothing is written.
+    """
+    if out.suffix.lower() not in SUFFIXES:
+        raise InputError(f"{out}: not a {' or '.join(SUFFIXES)} file")
+    if out.exists():
+        raise InputError(f"{out}: exists already", remedy="choose another --out, or move it away")
+    _, treaty = treaties.load(home.path / "treaty.json")
+    treaty.party(home.party)
+    envelope, released = load_model(model, treaty)
+    scored = score(home, released, as_of, treaty)
+    AuditLog(home.path / "audit.db", f"foedus node {home.party}").append(
+        home.party,
+        "scored",
+        released.study,
+        {"model": envelope.digest, "as_of": as_of.isoformat(), "customers": len(scored.frame)},
+    )
+    _write(scored.frame, out)
+    return scored
+
+
+def _probability(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The logistic function, without overflow."""
+    return np.exp(-np.logaddexp(0.0, -logits))
+
+
+def _write(frame: pd.DataFrame, out: Path) -> None:
+    """The file names customers: mode 0600."""
+    buffer = io.BytesIO()
+    if out.suffix.lower() == ".csv":
+        frame.to_csv(buffer, index=False)
+    else:
+        frame.to_parquet(buffer, index=False)
+    try:
+        descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(buffer.getvalue())
+    except OSError as error:
+        raise InputError(f"{out}: {error.strerror or error}") from error

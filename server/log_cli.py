@@ -1,0 +1,131 @@
+"""``foedus log``: the server's audit log, read by somebody who does not trust the server.
+
+All entries are fetched and hashed before the first is shown: they must give the head that the
+coordinator of the reader's own treaty signed.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any
+
+import typer
+
+from ..compliance import treaty as treaties
+from ..compliance.auditlog.checkpoint import Checkpoint, open_checkpoint
+from ..compliance.auditlog.log import Entry
+from ..compliance.auditlog.merkle import root_from_leaves
+from ..compliance.treaty import Coordinator
+from ..errors import InputError, VerificationError
+from .client import ApiClient
+from .study_cli import DEFAULT_SERVER, Ca, Server, TokenFile, TreatyFile, connect
+
+log_app = typer.Typer(no_args_is_help=True, help="Read the server's audit log, verified.")
+
+_WIDTH = 80
+_LINE = "{:>6}  {:19}  {:13}  {:17}  {:12}"  # 75 columns
+_SHORT = 12  # digits of a digest
+
+
+@log_app.callback()
+def group() -> None:
+    """Read the server's audit log, verified."""
+
+
+@log_app.command()
+def show(
+    treaty: TreatyFile,
+    study: Annotated[
+        str | None, typer.Option(help="Only this study's entries: 8 digits or more.", show_default=False)
+    ] = None,
+    since: Annotated[int, typer.Option(help="Only entries from this index on.", min=0)] = 0,
+    server: Server = DEFAULT_SERVER,
+    token_file: TokenFile = None,
+    ca: Ca = None,
+) -> None:
+    """Show the audit log, once all of it hashes to the head that the treaty's coordinator signed.
+
+    Exits 4 if it does not. --study and --since choose what is printed; everything is checked.
+
+    Example: foedus log show --treaty treaty.json --study 3f2a9c01 --token-file dora.token --ca ca.crt
+    """
+    _, content = treaties.load(treaty)
+    with connect(server, token_file, ca) as client:
+        head, entries = verified(client, content.coordinator)
+    if since > head.size:
+        raise InputError(f"the log has {head.size} entries: there is no entry {since}")
+    records = [(entry.index, entry.record) for entry in entries]
+    chosen = [(i, r) for i, r in records if i >= since and (study is None or r["subject"].startswith(study))]
+    if study is not None and not chosen:
+        raise InputError(f"the log has no entry about study {study}", remedy="`foedus study list` shows all")
+    for line in table(chosen):
+        typer.echo(line)
+    typer.echo(f"{head.size} entries hash to the head signed by {head.origin}:")
+    typer.echo(head.root.hex())
+
+
+def verified(client: ApiClient, coordinator: Coordinator) -> tuple[Checkpoint, list[Entry]]:
+    """The log's signed head and all of its entries, which hash to it.
+
+    Raises:
+        VerificationError: another log's head, another key's signature, or other entries.
+    """
+    head = open_checkpoint(client.checkpoint(), coordinator.origin, coordinator.signing_key)
+    if head.origin != coordinator.origin:
+        raise VerificationError(f"a head of the log {head.origin}, not of {coordinator.origin}")
+    entries: list[Entry] = []
+    try:
+        for entry in client.log_entries(0, head.size):
+            if entry.index != len(entries):
+                raise VerificationError(f"entry {len(entries)} was asked for, the server sends {entry.index}")
+            entries.append(entry)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise VerificationError("the server's answer is not a page of a log") from error
+    if len(entries) != head.size or root_from_leaves([e.leaf for e in entries]) != head.root:
+        raise VerificationError(
+            f"the {len(entries)} entries that the server shows do not hash to the head of {head.size} that "
+            f"{coordinator.origin} signed",
+            remedy="keep what you see, and compare heads with the other partners' officers",
+        )
+    return head, entries
+
+
+def table(records: Iterable[tuple[int, Mapping[str, Any]]]) -> Iterable[str]:
+    """Lines of at most 80 columns: an entry, and under it its details."""
+    yield _LINE.format("#", "time (UTC)", "actor", "action", "subject").rstrip()
+    for index, record in records:
+        time = str(record["time"])[:19].replace("T", " ")
+        cells = (
+            _cut(record["actor"], 13),
+            _cut(record["action"], 17),
+            _cut(_shortened(record["subject"]), 12),
+        )
+        yield _LINE.format(index, _plain(time), *cells).rstrip()
+        details = ", ".join(f"{name} {_compact(value)}" for name, value in record["details"].items())
+        yield from textwrap.wrap(
+            _plain(details), _WIDTH, initial_indent=" " * 8, subsequent_indent=" " * 8, break_on_hyphens=False
+        )
+
+
+def _compact(value: object) -> str:
+    if isinstance(value, list):
+        return " ".join(_compact(v) for v in value) or "none"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k} {_compact(v)}" for k, v in value.items()) + "}"
+    return f"{value:.6g}" if isinstance(value, float) else _shortened(str(value))
+
+
+def _shortened(text: str) -> str:
+    """A digest by its first digits; anything else as it is."""
+    return text[:_SHORT] if len(text) == 64 and set(text) <= set("0123456789abcdef") else text
+
+
+def _cut(text: str, width: int) -> str:
+    plain = _plain(text)
+    return plain if len(plain) <= width else plain[: width - 1] + "…"
+
+
+def _plain(text: str) -> str:
+    """Without what would steer a terminal: the entries are somebody else's text."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
