@@ -33,8 +33,10 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The quick tests two at a time; those that start real processes by themselves, in peace.
 test: check
-	$(BIN)/pytest --durations=15 $(TEST_ARGS)
+	$(BIN)/pytest --numprocesses 2 --dist loadfile -m 'not deployment' --durations=10 $(TEST_ARGS)
+	$(BIN)/pytest -m deployment --durations=10 $(TEST_ARGS)
 
 clean:
 	rm -rf $(VENV) foedus-demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

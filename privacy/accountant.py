@@ -14,12 +14,13 @@ from typing import Protocol
 from ..errors import InputError
 from .events import DistributedDiscreteGaussian, Event, NonPrivate
 
-# Rényi orders dense enough that ε is within 0.1 % of the best order for 1e-3 ≤ ρ ≤ 10.
-_ORDERS = (
-    [1 + x / 20 for x in range(1, 200)]
-    + [11 + x / 4 for x in range(200)]
-    + [61.0 + 2 * x for x in range(200)]
-)
+# Rényi orders dense enough that ε is within 0.1 % of the best order for 1e-9 ≤ ρ ≤ 10: small ρ want large orders.
+_ORDERS = [
+    *(1 + x / 20 for x in range(1, 200)),
+    *(11 + x / 4 for x in range(200)),
+    *(61.0 + 2 * x for x in range(200)),
+    *(461.0 * 1.05**x for x in range(200)),
+]
 
 
 class Accountant(Protocol):

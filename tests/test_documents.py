@@ -134,6 +134,7 @@ GOOD = SIGNED.signatures["dora"]
 @pytest.mark.parametrize(
     "text",
     ["", "AAAA", "*" * 88, GOOD[:-4], GOOD + "AAAA", GOOD + "\n", " " + GOOD, "é" * 88, GOOD.rstrip("=")],
+    ids=["empty", "short", "stars", "cut", "longer", "newline", "space", "accents", "unpadded"],
 )
 def test_a_malformed_signature_is_a_verification_error(text: str) -> None:
     with pytest.raises(VerificationError, match="malformed"):
