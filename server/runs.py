@@ -64,6 +64,7 @@ class Runs:
         self._registry, self._store, self._audit, self._superlink = registry, store, log, superlink
         self._home, self._every = home, every
         self._starting = threading.Lock()
+        self._ending = threading.Lock()  # who stops a run notes it before the watch sees that it is over
         self._closing = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="foedus-runs", daemon=True)
 
@@ -120,22 +121,23 @@ class Runs:
         Raises:
             NotFound: no such run. Refused: it has ended. Unreachable: Flower can't be asked.
         """
-        row = self.find(run)
-        if row.status != "running":
-            raise Refused("RUN_ENDED", f"run {run} has ended: {row.status}")
-        try:
-            self._superlink.stop_run(int(run))
-        except Unreachable:
-            raise
-        except FoedusError as error:
-            # Flower lost the run or has ended it: ours must not stay active for ever.
-            _log.warning("run %s: %s", run, error.message)
-        self._store.add_event(
-            run,
-            "stopped",
-            {"by": actor},
-            record=lambda: self._audit.append(actor, "run.stopped", row.study, {"run": run}),
-        )
+        with self._ending:
+            row = self.find(run)
+            if row.status != "running":
+                raise Refused("RUN_ENDED", f"run {run} has ended: {row.status}")
+            try:
+                self._superlink.stop_run(int(run))
+            except Unreachable:
+                raise
+            except FoedusError as error:
+                # Flower lost the run or has ended it: ours must not stay active for ever.
+                _log.warning("run %s: %s", run, error.message)
+            self._store.add_event(
+                run,
+                "stopped",
+                {"by": actor},
+                record=lambda: self._audit.append(actor, "run.stopped", row.study, {"run": run}),
+            )
         return self.find(run)
 
     def check(self) -> None:
@@ -144,6 +146,10 @@ class Runs:
         A ServerApp that ends well has noted `finished` before it leaves; a run that is over without
         such an event was killed or crashed, whatever Flower calls it.
         """
+        with self._ending:
+            self._check()
+
+    def _check(self) -> None:
         for row in self._store.runs(status="running"):
             try:
                 found = self._superlink.run_status(int(row.id))
