@@ -32,7 +32,7 @@ def small() -> Integers:
 
 @pytest.fixture(scope="module")
 def large() -> Integers:
-    return discrete_gaussian(LARGE, 20_000, Keystream())
+    return discrete_gaussian(LARGE, 100_000, Keystream())
 
 
 def p_of(samples: Integers, sigma: float) -> float:
