@@ -229,6 +229,8 @@ COORDINATOR: dict[str, tuple[int, Tamper]] = {
     "weights changed": (9, lambda b: b.release("model.json", lambda p: p["weights"].reverse(), logged=False)),
     "weights changed, and the log": (9, lambda b: b.release("model.json", lambda p: p["weights"].reverse())),
     "a feature's bounds changed": (9, lambda b: b.release("model.json", lambda p: p["features"][0].update(upper=9.0))),
+    "for another purpose": (9, lambda b: b.release("model.json", lambda p: p.update(purpose="dpv:Marketing"))),
+    "over another table": (9, lambda b: b.release("model.json", lambda p: p["table"].update(amount="salary"))),
     "AUC changed": (9, lambda b: b.release("metrics.json", lambda p: p["metrics"].update(auc=0.99))),
     "PR-AUC changed": (9, lambda b: b.release("metrics.json", lambda p: p["metrics"].update(pr_auc=0.99))),
     "AUC's error changed": (9, lambda b: b.release("metrics.json", lambda p: p["metrics"].update(auc_error=1e-4))),
