@@ -12,7 +12,7 @@ from typing import Literal
 
 from ...errors import Refused
 
-Step = Literal["set-up", "upload", "answer"]
+Step = Literal["set-up", "ready", "upload", "confirm", "answer"]
 
 
 class Journal:
