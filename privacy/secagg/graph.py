@@ -35,9 +35,10 @@ What (a)–(c) rest on, and the caller owes:
 3. One list of participants: an honest holder gives a share of a member of U only if that member's signed upload
    names the participants this holder knows. Else two honest neighbours, each told that the other
    never dealt its shares, would both leave out their mask, and (a) lacks that edge.
-4. The seed depends on all advertisements (a digest of them) and no silo's secret. The server may still try seeds, by
-   leaving silos out or making colluders' keys anew: 2^40 tries are in the bound. All silos that advertised are
-   placed; who then deals no shares is not in U and counts as lost.
+4. The seed depends on all advertisements (a digest of them) and no silo's secret; the order then counts as random,
+   HKDF as a random oracle. The server may still try seeds, by leaving silos out or making colluders' keys anew:
+   2^40 tries, over all set-ups of a treaty, are in the bound. All silos that advertised are placed (m may be less
+   than n; all c may be among them); who then deals no shares is not in U and counts as lost.
 """
 
 from __future__ import annotations
