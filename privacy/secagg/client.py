@@ -479,7 +479,9 @@ class Silo:
 
     def _box_key(self, sender: str, receiver: str, peer: Advertisement) -> bytes:
         secret = self._keys.share_secret(peer.share_key)
-        return masks.derive(secret, "shares", self.context.digest, sender, receiver)
+        # Bound to the topology too: a silo that was shown another graph opens no box and gets none opened.
+        shape = self._shape.digest if self._shape is not None else ""
+        return masks.derive(secret, "shares", self.context.digest, shape, sender, receiver)
 
     def _seal(self, peer: str, values: Mapping[int, tuple[int, int]] | None) -> bytes:
         plain = self._keys.check_part + b"".join(
