@@ -85,7 +85,8 @@ class Rehearsal:
         return request.model_copy(update=changes)
 
     def answer_request(self, number: int = 1, survivors: list[str] | None = None) -> m.AnswerRequest:
-        return m.AnswerRequest(run="1", batch=0, round=number, survivors=survivors or self.silos)
+        told = survivors or self.silos
+        return m.AnswerRequest(run="1", batch=0, round=number, survivors=told, answering=told)
 
     @property
     def weights(self) -> bytes:
