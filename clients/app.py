@@ -221,7 +221,7 @@ class SiloApp:
             raise
         run.reserved[plan.round] = ref
         # From here on it counts as uploaded: the reservation stands whatever becomes of the reply.
-        return m.VectorReply(header=header.to_json(), log_size=guard.log_size), masked
+        return m.VectorReply(header=header.to_json(), log_size=guard.log_size), bytes(masked)
 
     def _take_sum(self, run: str, notice: m.SumNotice | None, data: bytes) -> None:
         """The sum opened last, as the server shows it: checked, and the model followed, before anything else is given.

@@ -143,7 +143,7 @@ class Aggregator:
             raise ProtocolError(f"round {number} is not in this batch, or was opened before")
         self._rounds[number] = _Round(dimension, task, ring, ring.zeros(dimension), model=model)
 
-    def add_vector(self, number: int, silo: str, data: bytes, header: Envelope) -> None:
+    def add_vector(self, number: int, silo: str, data: bytes | bytearray, header: Envelope) -> None:
         """Round trip 1: one silo's masked vector, packed, and its signed header."""
         current = self._rounds[number]
         expected_of = self._ready if self.topology.sparse else self._boxes

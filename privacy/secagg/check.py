@@ -35,7 +35,9 @@ P = (1 << 61) - 1
 ROW = 512
 _LIMB = 13  # bits: 512 · 2^31 · 2^13 = 2^53
 _LIMBS = 5
+_TOGETHER = 4096  # rows combined at a time: numpy's cost per call is then nothing
 _P = np.uint64(P)
+Numbers = npt.NDArray[np.signedinteger[Any]] | npt.NDArray[np.float64]
 _U64 = npt.NDArray[np.uint64]
 
 
@@ -52,28 +54,42 @@ class Tag:
         limbs = (alpha[:, None] >> shifts) & np.uint64((1 << _LIMB) - 1)
         self._limbs = limbs.astype(np.float64)
         self._beta = _stream(rows)
+        self._waiting: list[npt.NDArray[np.float64]] = []  # products of rows, not yet combined
+        self._rows = 0
         self._sum = 0
 
     def __repr__(self) -> str:
         return "Tag(…)"
 
-    def update(self, values: npt.NDArray[np.signedinteger[Any]]) -> None:
-        """Take in the next values: signed integers within ±2^31."""
+    def update(self, values: Numbers) -> None:
+        """Take in the next values: whole numbers within ±2^31, signed integers or float64."""
         count = -(-values.size // ROW)
-        matrix = np.zeros(count * ROW)
-        matrix[: values.size] = values
-        products = (matrix.reshape(count, ROW) @ self._limbs).astype(np.int64)
-        hashed = np.zeros(count, np.uint64)
+        if values.dtype == np.float64 and values.size == count * ROW:
+            matrix = values
+        else:
+            matrix = np.zeros(count * ROW)
+            matrix[: values.size] = values
+        self._waiting.append(matrix.reshape(count, ROW) @ self._limbs)
+        self._rows += count
+        if self._rows >= _TOGETHER:
+            self._combine()
+
+    def _combine(self) -> None:
+        products = np.concatenate(self._waiting).astype(np.int64)
+        hashed = np.zeros(self._rows, np.uint64)
         for place in range(_LIMBS):
             part = np.mod(products[:, place], np.int64(P)).astype(np.uint64)
             hashed += _rotate(part, _LIMB * place)
-        terms = _multiply(_reduce(hashed), _elements(self._beta, count))
+        terms = _multiply(_reduce(hashed), _elements(self._beta, self._rows))
         # Halves apart, as a sum of many elements of 61 bits would overflow 64.
         low, high = terms & np.uint64(0xFFFFFFFF), terms >> np.uint64(32)
         self._sum = (self._sum + int(low.sum()) + (int(high.sum()) << 32)) % P
+        self._waiting, self._rows = [], 0
 
     @property
     def value(self) -> int:
+        if self._rows:
+            self._combine()
         return self._sum
 
 

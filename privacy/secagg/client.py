@@ -237,7 +237,7 @@ class Silo:
 
     def mask(
         self, number: int, source: Source, ring: Ring, *, task: str, model: str = ""
-    ) -> tuple[bytes, Envelope]:
+    ) -> tuple[bytearray, Envelope]:
         """Round trip 1: a vector, noise already in it, under all masks, packed; and a signed header.
 
         The upload is written to the journal before it is returned: it may leave once.
@@ -262,15 +262,15 @@ class Silo:
         wall = masks.Masks(self._mask_seeds(number), ring)
         tag = _tag(self._check_key, context, number)
         data, content = bytearray(ring.wire_bytes(source.size)), hashlib.sha256()
+        room = memoryview(data)
         for start, stop in masks.chunks(source.size):
             values = source.chunk(start, stop)
             words = ring.wrap(values)
             tag.update(values)
             wall.put_on(words)
-            packed = ring.pack(words)
-            content.update(packed)
-            at = start * ring.bits // 8
-            data[at : at + len(packed)] = packed
+            part = room[ring.wire_bytes(start) : ring.wire_bytes(stop)]
+            ring.pack_into(words, part)
+            content.update(part)
         element = (tag.value + _pad(self._check_key, context, number, self.name) + wall.check) % check.P
         header = Envelope(
             UPLOAD,
@@ -290,7 +290,7 @@ class Silo:
         ).signed(self.name, self._identity)
         self._journal.once(context.study, context.run, "upload", number, header.digest)
         self._entered[number] = _Entered(ring, source.size)
-        return bytes(data), header
+        return data, header
 
     def _mask_seeds(self, number: int) -> list[tuple[bytes, bool]]:
         seeds = [(self_seed(self._keys.seed(number), self.context, number, self.name), False)]

@@ -18,6 +18,7 @@ from ..noise import Keystream
 from .rings import OVERFLOW_BITS, WIDTHS, Integers, Ring, noise_tail
 
 Signed = npt.NDArray[np.signedinteger[Any]]
+Numbers = Signed | npt.NDArray[np.float64]
 Reals = npt.NDArray[np.floating[Any]]
 
 
@@ -28,8 +29,8 @@ class Source(Protocol):
     def size(self) -> int:
         """Number of elements."""
 
-    def chunk(self, start: int, stop: int) -> Signed:
-        """The next elements, `start` to `stop`."""
+    def chunk(self, start: int, stop: int) -> Numbers:
+        """The next elements, `start` to `stop`: whole numbers. Good until the next is asked for."""
 
 
 @dataclass(frozen=True)
@@ -130,8 +131,7 @@ class Grid:
 class Fixed:
     """Real numbers, rounded onto a grid as they are read, noise added.
 
-    Rounding is stochastic and unbiased, its dither from a cipher: up to 2^-32 of a grid step in float64,
-    and for float32 vectors where the grid has under 2^20 steps up to 2^-16 (a float32 knows no finer).
+    Rounding is stochastic and unbiased up to 2^-32 of a grid step, its dither from a cipher.
 
     Args:
         values: shape (d,), float32 or float64, L2 norm at most the grid's clip.
@@ -146,39 +146,36 @@ class Fixed:
             raise InputError(f"the grid is for {grid.dimension} float32 or float64 numbers in one row")
         self._values, self._grid, self._noise = values, grid, noise
         squares = sum(_square(values[i : i + _BLOCK]) for i in range(0, values.size, _BLOCK))
-        # 2^-20 more: float32 vectors are clipped in float32.
-        if not squares <= (grid.clip * (1 + 2.0**-20)) ** 2:
+        if not squares <= (grid.clip * (1 + 2.0**-20)) ** 2:  # a float32 vector was clipped in float32
             raise InputError(
                 f"a vector of L2 norm {math.sqrt(squares):g} where {grid.clip:g} is allowed"
                 if math.isfinite(squares)
                 else "a number to sum is not finite"
             )
         self._stream = Keystream()
-        self._narrow = values.dtype == np.float32 and grid.clip * grid.scale < 2**20
+        self._room = np.empty((2, 0))
         self._norm = 0.0
 
     @property
     def size(self) -> int:
         return int(self._values.size)
 
-    def chunk(self, start: int, stop: int) -> Signed:
-        part = self._values[start:stop]
-        real: Reals
-        if self._narrow:
-            dither: Reals = np.frombuffer(self._stream.take(2 * part.size), "<u2") * np.float32(2**-16)
-            real = part * np.float32(self._grid.scale)
-        else:
-            dither = self._stream.unit((part.size,))
-            real = part.astype(np.float64) * self._grid.scale
-        real += dither
+    def chunk(self, start: int, stop: int) -> Numbers:
+        count = stop - start
+        if self._room.shape[1] < count:
+            self._room = np.empty((2, count))
+        real, dither = self._room[0, :count], self._room[1, :count]
+        np.multiply(self._values[start:stop], self._grid.scale, out=real)
+        np.multiply(np.frombuffer(self._stream.take(4 * count), "<u4"), 2.0**-32, out=dither)
+        np.add(real, dither, out=real)
         np.floor(real, out=real)
-        self._norm += _square(real)
-        if self._norm > self._grid.norm_bound**2 * (1 + 2.0**-18):
+        self._norm += float(real @ real)
+        if self._norm > self._grid.norm_bound**2 * (1 + 2.0**-30):
             # Probability below 2^-40; the upload has not left, so nothing is lost but the round.
             raise InputError("a rounded vector passes its bound; the round is not entered")
-        if self._noise is None:
-            return real.astype(np.int32)
-        return real.astype(np.int64) + self._noise(part.size)
+        if self._noise is not None:
+            np.add(real, self._noise(count), out=real)
+        return real
 
 
 _BLOCK = 1 << 16

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from .check import P
 from .rings import Ring, Words
 
-CHUNK = 1 << 16
+CHUNK = 1 << 15
 """Elements worked on at a time: they and a keystream stay in the processor's cache. Even, so that chunks
 of 20-bit elements end on whole bytes; a multiple of `check.ROW`."""
 

@@ -52,14 +52,16 @@ class Ring:
     def zeros(self, dimension: int) -> Words:
         return np.zeros(dimension, self.word)
 
-    def wrap(self, values: npt.NDArray[np.signedinteger[Any]]) -> Words:
-        """Signed integers as ring elements, shape kept.
+    def wrap(self, values: npt.NDArray[np.signedinteger[Any]] | npt.NDArray[np.float64]) -> Words:
+        """Whole numbers, signed integers or float64, as ring elements; shape kept.
 
         Raises:
             InputError: a value outside the ring's range: it would come back as another number.
         """
-        if values.size and (int(values.max()) >= self.half or int(values.min()) < -self.half):
+        if values.size and not (values.max() < self.half and values.min() >= -self.half):
             raise InputError(f"a value does not fit the modulus 2^{self.bits}; it would wrap around")
+        if values.dtype == np.float64:
+            values = values.astype(np.int32)
         return values.astype(self.word)
 
     def unwrap(self, words: Words) -> Integers:
@@ -72,18 +74,28 @@ class Ring:
 
     def pack(self, words: Words) -> bytes:
         """Elements as they travel: `wire_bytes(d)` bytes. Upper bits of a word are dropped."""
-        if self.bits in (16, 32):
-            return bytes(words.tobytes())
-        if self.bits == 24:
-            return bytes(words.view(np.uint8).reshape(-1, 4)[:, :3].tobytes())
-        masked = words & np.uint32(0xFFFFF)
-        if masked.size % 2:
-            masked = np.append(masked, np.uint32(0))
-        pairs = masked[0::2].astype("<u8") | masked[1::2].astype("<u8") << np.uint64(20)
-        data = bytes(pairs.view(np.uint8).reshape(-1, 8)[:, :5].tobytes())
-        return data[: self.wire_bytes(words.size)]
+        data = bytearray(self.wire_bytes(words.size))
+        self.pack_into(words, memoryview(data))
+        return bytes(data)
 
-    def unpack(self, data: bytes | memoryview, dimension: int) -> Words:
+    def pack_into(self, words: Words, room: memoryview) -> None:
+        """`pack` into the `wire_bytes(d)` bytes of `room`."""
+        out = np.frombuffer(room, np.uint8)
+        if self.bits in (16, 32):
+            out.view(self.word)[:] = words
+        elif self.bits == 24:
+            out.reshape(-1, 3)[:] = words.view(np.uint8).reshape(-1, 4)[:, :3]
+        else:
+            masked = words & np.uint32(0xFFFFF)
+            if masked.size % 2:
+                masked = np.append(masked, np.uint32(0))
+            pairs = masked[0::2].astype("<u8") | masked[1::2].astype("<u8") << np.uint64(20)
+            fives = pairs.view(np.uint8).reshape(-1, 8)[:, :5]
+            whole = out.size // 5
+            out[: 5 * whole].reshape(-1, 5)[:] = fives[:whole]
+            out[5 * whole :] = fives[whole:].reshape(-1)[: out.size - 5 * whole]
+
+    def unpack(self, data: bytes | bytearray, dimension: int) -> Words:
         """The elements of `pack`.
 
         Raises:
@@ -101,7 +113,7 @@ class Ring:
             return words.reshape(-1).view(self.word)
         return self._unpack20(data, dimension)
 
-    def _unpack20(self, data: bytes | memoryview, dimension: int) -> Words:
+    def _unpack20(self, data: bytes | bytearray, dimension: int) -> Words:
         raw = np.zeros(-(-dimension // 2) * 5, np.uint8)
         raw[: len(data)] = np.frombuffer(data, np.uint8)
         pairs = np.zeros((raw.size // 5, 8), np.uint8)

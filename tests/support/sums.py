@@ -82,7 +82,9 @@ class Cast:
             for name in parts if ready is None else sorted(ready):
                 self.silos[name].take_ready(aggregator.ready_for(name))
 
-    def upload(self, number: int, name: str, vector: Integers, ring: Ring = RING) -> tuple[bytes, Envelope]:
+    def upload(
+        self, number: int, name: str, vector: Integers, ring: Ring = RING
+    ) -> tuple[bytearray, Envelope]:
         return self.silos[name].mask(number, Whole(vector, BOUND), ring, task="train")
 
     def round(
