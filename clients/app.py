@@ -7,6 +7,7 @@ about the silo's data.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from flwr.clientapp import ClientApp
 from ..compliance.auditlog.log import AuditLog
 from ..compliance.lineage import Dataset as Table
 from ..compliance.lineage import Lineage, privacy_facet
-from ..documents import Envelope
+from ..documents import Envelope, canonical
 from ..errors import FoedusError, ProtocolError, Refused, VerificationError
 from ..federation import messages as m
 from ..federation.study import price
@@ -70,6 +71,28 @@ class _Run:
     lineage_id: UUID
     reserved: dict[int, int] = field(default_factory=dict)  # round -> its line in the ledger
     settled: dict[int, dict[str, object]] = field(default_factory=dict)
+    boxes: str | None = None  # digest of the boxes taken
+    given: dict[str, _Given] = field(default_factory=dict)  # action -> the last reply
+
+
+@dataclass(frozen=True)
+class _Given:
+    """A reply that was given, and what it answered (`question` digests what it depends on).
+
+    A coordinator that was killed asks again what it may have asked before. The same question gets the very
+    same reply: the same ciphertext, or the same shares over the same survivors, so nothing new is learned
+    and nothing new is spent, reserved or journalled. Another question for the step is refused as ever, by
+    the journal. Only the last round's replies are kept, and in memory only.
+    """
+
+    round: int
+    question: str
+    content: m.Content
+    data: bytes
+
+
+def _question(*parts: bytes) -> str:
+    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
 
 
 class SiloApp:
@@ -182,12 +205,20 @@ class SiloApp:
             raise ProtocolError(f"round {plan.round}: the model has the wrong size")
         weights = np.frombuffer(data, "<f8").astype(np.float64)
         context = run.silo.context
+        question = _question(data)
+        given = _again(run, "vector", request.round, question)
+        if given is not None:
+            guard.advance_log(request.log)
+            return given.content.model_copy(update={"log_size": guard.log_size}), given.data
         # Before anything is reserved, so that asking again can't eat the budget.
         self.journal.require_new(context.study, context.run, "upload", plan.round)
         guard.check_approvals(permit)  # 1
         guard.advance_log(request.log)  # 2
         if request.boxes is not None:
-            run.silo.receive(m.boxes_from_json(request.boxes))
+            boxes = _question(canonical(request.boxes))
+            if boxes != run.boxes:  # a coordinator that was killed does not know whether they came
+                run.silo.receive(m.boxes_from_json(request.boxes))
+                run.boxes = boxes
         cohort = guard.cohort(permit)  # 3
         side: Side = "test" if plan.task == "evaluate" else "train"
         ref = guard.reserve(permit, plan)  # 4
@@ -202,7 +233,9 @@ class SiloApp:
             raise
         run.reserved[plan.round] = ref
         # From here on it counts as uploaded: the reservation stands whatever becomes of the reply.
-        return m.VectorReply(header=header.to_json(), log_size=guard.log_size), masks.to_wire(masked)
+        reply = m.VectorReply(header=header.to_json(), log_size=guard.log_size)
+        run.given["vector"] = _Given(plan.round, question, reply, masks.to_wire(masked))
+        return reply, masks.to_wire(masked)
 
     def _answer(self, message: Message) -> tuple[m.Content, bytes]:
         request, _ = m.AnswerRequest.read(message)
@@ -212,6 +245,10 @@ class SiloApp:
             raise Refused(
                 "TOO_FEW_SILOS", f"a sum over fewer than {least} silos is not opened under this treaty"
             )
+        question = _question(canonical(sorted(request.survivors)))
+        given = _again(run, "answer", request.round, question)
+        if given is not None:
+            return given.content, given.data
         if request.round not in run.reserved:
             raise ProtocolError(f"round {request.round}: this silo uploaded nothing in batch {request.batch}")
         statement, seeds, mask_keys = run.silo.answer(request.round, request.survivors)
@@ -219,14 +256,13 @@ class SiloApp:
         self.guard.settle(run.reserved[request.round], plan, request.survivors)
         event = plan.event(len(request.survivors) - self.guard.treaty.colluders)
         run.settled[request.round] = {"round": request.round, "task": plan.task, **to_json(event)}
-        return (
-            m.AnswerReply(
-                statement=statement.to_json(),
-                seeds=m.boxes_to_json(seeds),
-                mask_keys=m.boxes_to_json(mask_keys),
-            ),
-            b"",
+        reply = m.AnswerReply(
+            statement=statement.to_json(),
+            seeds=m.boxes_to_json(seeds),
+            mask_keys=m.boxes_to_json(mask_keys),
         )
+        run.given["answer"] = _Given(request.round, question, reply, b"")
+        return reply, b""
 
     def _receipt(self, message: Message) -> tuple[m.Content, bytes]:
         request, _ = m.ReceiptRequest.read(message)
@@ -281,6 +317,12 @@ class SiloApp:
             outputs=[Table(f"masked updates {run.permit.digest[:12]}")],
             facets={"foedus_privacy": facet},
         )
+
+
+def _again(run: _Run, action: str, number: int, question: str) -> _Given | None:
+    """The reply given before to this very question, if it was the last of its action."""
+    given = run.given.get(action)
+    return given if given is not None and (given.round, given.question) == (number, question) else None
 
 
 def _code(error: FoedusError) -> str:

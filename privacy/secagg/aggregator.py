@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ...documents import Envelope
+from ...documents import Envelope, Payload, b64, unb64
 from ...errors import Abandoned, ProtocolError
 from . import masks, shares
 from .client import ANSWER, UPLOAD, pair_seed, self_seed, shares_digest
@@ -177,3 +177,37 @@ class Aggregator:
             "uploads": [current.uploads[s] for s in sorted(current.uploads)],
             "answers": [current.answers[s] for s in sorted(current.answers)],
         }
+
+    # ── to go on in another process: what the server knows anyway, and no share or seed ──────────
+
+    def set_up_state(self) -> Payload:
+        """What set-up gathered, as JSON: signed public keys and sealed boxes."""
+        boxes = {sender: {to: b64(box) for to, box in dealt.items()} for sender, dealt in self._boxes.items()}
+        return {"keys": [envelope.to_json() for envelope in self.advertisements], "boxes": boxes}
+
+    def restore_set_up(self, state: Payload) -> None:
+        """Take what `set_up_state` gave of this batch; every signature is checked again."""
+        for document in state["keys"]:
+            envelope = Envelope.from_json(document)
+            self.add_advertisement(str(envelope.payload["silo"]), envelope)
+        for sender, dealt in state["boxes"].items():
+            self.add_boxes(sender, {to: unb64(box) for to, box in dealt.items()})
+
+    def round_state(self, number: int) -> tuple[Payload, bytes]:
+        """A round whose first trip is closed: signed headers as JSON, and the masked total's bytes."""
+        current = self._rounds[number]
+        headers = [envelope.to_json() for _, envelope in sorted(current.uploads.items())]
+        state = {"dimension": current.dimension, "task": current.task, "uploads": headers}
+        return state, masks.to_wire(current.total)
+
+    def restore_round(self, number: int, state: Payload, total: bytes) -> None:
+        """Take what `round_state` gave; answers may be added at once."""
+        self.open_round(number, state["dimension"], state["task"])
+        current = self._rounds[number]
+        for document in state["uploads"]:
+            header = Envelope.from_json(document)
+            silo = str(header.payload["silo"])
+            header.check(UPLOAD, silo, self._roster.key(silo))
+            current.uploads[silo] = header
+        current.total += masks.from_wire(total)
+        current.closed = True
