@@ -288,7 +288,9 @@ class SecureSum:
                     if out.code == m.LOG_SIZE_UNKNOWN and out.log_size is not None and silo not in corrected:
                         corrected.add(silo)
                         self.acknowledge(silo, out.log_size)
+                        pushing = time.monotonic()
                         waiting |= self._push(action, [silo], request, limit)
+                        deadline += time.monotonic() - pushing
                     else:
                         self._give_up(Silence(silo, out.code, out.message, out.log_size))
             if waiting and not pulled:
