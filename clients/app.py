@@ -19,7 +19,7 @@ from flwr.clientapp import ClientApp
 from ..compliance.auditlog.log import AuditLog
 from ..compliance.lineage import Dataset as Table
 from ..compliance.lineage import Lineage, privacy_facet
-from ..documents import Envelope
+from ..documents import Envelope, canonical
 from ..errors import FoedusError, ProtocolError, Refused, VerificationError
 from ..federation import messages as m
 from ..federation.study import price
@@ -74,6 +74,24 @@ class _Run:
     lineage_id: UUID
     reserved: dict[int, int] = field(default_factory=dict)  # round -> its line in the ledger
     settled: dict[int, dict[str, object]] = field(default_factory=dict)
+    boxes: str | None = None  # digest of the boxes taken
+    given: _Given | None = None  # the last vector
+
+
+@dataclass(frozen=True)
+class _Given:
+    """A vector that was given, and what it answered (`question` digests what it depends on).
+
+    A coordinator that was killed asks again what it may have asked before. The same question gets the very
+    same reply: the same ciphertext, so nothing new is learned and nothing new is spent, reserved or
+    journalled. Another question for the round is refused as ever, by the journal. Only the last round's
+    vector is kept, and in memory only. (Answers need no such memory: `Silo.answer` repeats itself.)
+    """
+
+    round: int
+    question: str
+    content: m.VectorReply
+    data: bytes
 
 
 class SiloApp:
@@ -197,12 +215,19 @@ class SiloApp:
             raise ProtocolError(f"round {plan.round}: the model has the wrong size")
         weights = np.frombuffer(model, "<f8").astype(np.float64)
         context = run.silo.context
+        question, given = digest(model), run.given
+        if given is not None and (given.round, given.question) == (plan.round, question):
+            guard.advance_log(request.log)
+            return given.content.model_copy(update={"log_size": guard.log_size}), given.data
         # Before anything is reserved, so that asking again can't eat the budget.
         self.journal.require_new(context.study, context.run, "upload", plan.round)
         guard.check_approvals(permit)  # 1
         guard.advance_log(request.log)  # 2
         if request.boxes is not None:
-            run.silo.receive(m.boxes_from_json(request.boxes))
+            boxes = digest(canonical(request.boxes))
+            if boxes != run.boxes:  # a coordinator that was killed does not know whether they came
+                run.silo.receive(m.boxes_from_json(request.boxes))
+                run.boxes = boxes
         if request.ready is not None:
             run.silo.take_ready(_by_silo(request.ready))
         self._take_sum(request.run, request.previous, rest)
@@ -221,7 +246,9 @@ class SiloApp:
             raise
         run.reserved[plan.round] = ref
         # From here on it counts as uploaded: the reservation stands whatever becomes of the reply.
-        return m.VectorReply(header=header.to_json(), log_size=guard.log_size), bytes(masked)
+        reply = m.VectorReply(header=header.to_json(), log_size=guard.log_size)
+        run.given = _Given(plan.round, question, reply, bytes(masked))
+        return reply, run.given.data
 
     def _take_sum(self, run: str, notice: m.SumNotice | None, data: bytes) -> None:
         """The sum opened last, as the server shows it: checked, and the model followed, before anything else is given.
@@ -278,14 +305,12 @@ class SiloApp:
             self.guard.settle(run.reserved[request.round], plan, request.survivors)
             event = plan.event(len(request.survivors) - self.guard.treaty.colluders)
             run.settled[request.round] = {"round": request.round, "task": plan.task, **to_json(event)}
-        return (
-            m.AnswerReply(
-                statement=statement.to_json(),
-                seeds=m.boxes_to_json(seeds),
-                mask_keys=m.boxes_to_json(mask_keys),
-            ),
-            b"",
+        reply = m.AnswerReply(
+            statement=statement.to_json(),
+            seeds=m.boxes_to_json(seeds),
+            mask_keys=m.boxes_to_json(mask_keys),
         )
+        return reply, b""
 
     def _receipt(self, message: Message) -> tuple[m.Content, bytes]:
         request, data = m.ReceiptRequest.read(message)

@@ -15,7 +15,9 @@ from ..documents import Envelope, SigningKey
 from ..federation.simulation import RUN_ID, Drop, LocalGrid
 from ..federation.study import Draft, Study
 from ..privacy.noise import discrete_gaussian
-from ..server.coordinator import Case, conduct
+from ..server.case import Case
+from ..server.checkpoint import Checkpoint
+from ..server.coordinator import conduct
 from .world import World
 
 
@@ -65,6 +67,9 @@ def prepare(
         key=SigningKey.load(world.server / "server.key"),
         log=log,
         out=world.server / "evidence" / envelope.digest[:16],
+        kept=Checkpoint(
+            world.server / "runs" / f"{envelope.digest[:16]}.db", study=envelope.digest, run=str(RUN_ID)
+        ),
         heads={},
         acknowledge=lambda silo, size: None,
         note=note,

@@ -2,6 +2,9 @@
 
 A trip is one message to every node still present and their replies, with its own deadline: Flower
 itself notices a dead node only after up to 60 s, and its `send_and_receive` sleeps 3 s at a time.
+
+What a process that was killed left behind can be taken up (`restore`, `restore_round`): nodes give the
+very same reply to the very same question, so a trip that may have been made is simply made again.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from typing import Any, TypeVar
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-from ..documents import Envelope
+from ..documents import Envelope, Payload
 from ..errors import FoedusError, ProtocolError
 from ..privacy.secagg.aggregator import Aggregator
 from ..privacy.secagg.keys import Context, Roster
@@ -27,9 +30,13 @@ from .rounds import RoundPlan
 Observe = Callable[[str, Mapping[str, Any]], None]
 Reply = TypeVar("Reply", bound=m.Content)
 HeadFor = Callable[[str], m.LogHead]
+Closed = Callable[[int], None]
 _POLL = 0.02
 _WOKEN = 0.3  # seconds: the longest wait where the transport wakes us when a reply is in
 SET_UP_PATIENCE = 4.0
+# Why a silo is out, as this side calls it; a refusal has the node's own code.
+SILENT, NODE_FAILED, BAD_REPLY, ABSENT = "SILENT", "NODE_FAILED", "BAD_REPLY", "ABSENT"
+ALREADY_DONE = "ALREADY_DONE"
 
 
 @dataclass
@@ -78,6 +85,8 @@ class SecureSum:
         seconds: deadline of one trip; set-up, for which a silo reads its table for the first time, has
             `SET_UP_PATIENCE` times as long.
         head: the log head to send to a silo (it differs: each has seen another size).
+        closed: called with a round's number when its survivors stand and before anybody is asked to open
+            their sum: what is not on disk then could be asked for twice, over different survivors.
         observe: called with (kind, data) as things happen.
         last: the sum opened last before this batch, to be shown to the nodes.
         pause: waits up to so many seconds for replies; a transport that can be woken passes its own.
@@ -90,6 +99,7 @@ class SecureSum:
     seconds: float
     head: HeadFor
     acknowledge: Callable[[str, int], None]
+    closed: Closed = lambda number: None
     observe: Observe = lambda kind, data: None
     pause: Callable[[float], None] = time.sleep
     last: Sum | None = None
@@ -98,19 +108,24 @@ class SecureSum:
     def __post_init__(self) -> None:
         self.aggregator = Aggregator(self.roster, self.context)
         self._told: set[str] = set()  # silos that have what each gets once a batch
+        self._knocks: dict[str, str] = {}  # message id -> silo
+        self._restored: set[int] = set()
 
     @property
     def present(self) -> list[str]:
         """The silos not yet given up, sorted."""
         return sorted(s for s in self.nodes if s not in self.out)
 
-    def set_up(self, request: Callable[[str], m.KeysRequest]) -> None:
+    def set_up(self, request: Callable[[str], m.KeysRequest], *, patience: float = SET_UP_PATIENCE) -> None:
         """Both set-up trips.
+
+        Args:
+            patience: times `seconds`, how long either may take.
 
         Raises:
             Abandoned: fewer than t silos took part.
         """
-        patience = SET_UP_PATIENCE * self.seconds
+        patience *= self.seconds
         replies = self._trip("keys", self.present, lambda s: (request(s), b""), m.KeysReply, patience)
         for silo, (reply, _) in replies.items():
             self.acknowledge(silo, reply.log_size)
@@ -145,6 +160,49 @@ class SecureSum:
             self._take(silo, partial(self._add_ready, silo, reply))
         aggregator.require(len(self.present), "set-up, participants")
 
+    def restore(self, state: Payload) -> None:
+        """Take up a batch whose set-up is finished; who had no part in it, or is not there now, is out."""
+        self.aggregator.restore_set_up(state)
+        for silo in self.nodes:
+            if silo not in self.aggregator.participants:
+                self.out[silo] = Silence(silo, ABSENT, "was not there at the set-up of this batch")
+
+    def restore_round(self, number: int, state: Payload, total: bytes) -> None:
+        """Take up a round whose survivors stand: `round` goes on with the trips that open it."""
+        self.aggregator.restore_round(number, state, total)
+        self._restored.add(number)
+
+    def time_to_live(self) -> float:
+        """Seconds after which a message of a trip of the usual length is dropped, whoever has not taken it."""
+        return max(60.0, 2 * self.seconds)
+
+    def knock(self, silo: str, request: m.KeysRequest) -> None:
+        """Send one silo set-up's first message and don't wait: `heard` tells whether it has come back.
+
+        The batch of a knock is never used for a sum.
+        """
+        self._knocks |= self._push("keys", [silo], lambda _: (request, b""), self.seconds)
+
+    def heard(self) -> dict[str, Silence | None]:
+        """Who has answered a knock so far: None if it advertised keys, or why it did not."""
+        found: dict[str, Silence | None] = {}
+        for message in self.grid.pull_messages(list(self._knocks)) if self._knocks else ():
+            silo = self._knocks.pop(message.metadata.reply_to_message_id, None)
+            if silo is None:
+                continue
+            try:
+                reply, _ = self._read(message, m.KeysReply)
+                self._add_keys(silo, reply)
+                self.acknowledge(silo, reply.log_size)
+                found[silo] = None
+            except _Out as out:
+                if out.log_size is not None:
+                    self.acknowledge(silo, out.log_size)
+                found[silo] = Silence(silo, out.code, out.message, out.log_size)
+            except FoedusError as error:
+                found[silo] = Silence(silo, BAD_REPLY, error.message)
+        return found
+
     def round(self, plan: RoundPlan, data: bytes) -> Sum:
         """One secure sum.
 
@@ -154,7 +212,10 @@ class SecureSum:
         Raises:
             Abandoned: fewer than t silos answered at some trip; nothing is revealed.
         """
-        self._collect(plan, data)
+        # Who sent this round's vector in an earlier batch sends no other; it may send the next one's.
+        self.out = {s: silence for s, silence in self.out.items() if silence.code != ALREADY_DONE}
+        if plan.round not in self._restored:
+            self._collect(plan, data)
         self.last = self._open(plan, data)
         return self.last
 
@@ -186,6 +247,7 @@ class SecureSum:
             self.acknowledge(silo, reply.log_size)
             self._take(silo, partial(self._add_vector, number, silo, reply, words))
         aggregator.survivors(number)
+        self.closed(number)
 
     def _open(self, plan: RoundPlan, data: bytes) -> Sum:
         """The trips that open the sum over the survivors, and nothing else."""
@@ -273,7 +335,7 @@ class SecureSum:
         try:
             step()
         except FoedusError as error:
-            self._give_up(Silence(silo, "BAD_REPLY", error.message))
+            self._give_up(Silence(silo, BAD_REPLY, error.message))
 
     def _give_up(self, silence: Silence) -> None:
         self.out[silence.silo] = silence
@@ -309,13 +371,15 @@ class SecureSum:
                     if out.code == m.LOG_SIZE_UNKNOWN and out.log_size is not None and silo not in corrected:
                         corrected.add(silo)
                         self.acknowledge(silo, out.log_size)
+                        pushing = time.monotonic()
                         waiting |= self._push(action, [silo], request, limit)
+                        deadline += time.monotonic() - pushing
                     else:
                         self._give_up(Silence(silo, out.code, out.message, out.log_size))
             if waiting and not pulled:
                 self.pause(_POLL if self.pause is time.sleep else _WOKEN)
         for silo in waiting.values():
-            self._give_up(Silence(silo, "SILENT", f"no reply to {action!r} within {limit:g} s"))
+            self._give_up(Silence(silo, SILENT, f"no reply to {action!r} within {limit:g} s"))
         self.observe(
             "trip", {"action": action, "seconds": time.monotonic() - started, "replies": len(replies)}
         )
@@ -345,13 +409,13 @@ class SecureSum:
 
     def _read(self, message: Message, reply: type[Reply]) -> tuple[Reply, bytes]:
         if message.has_error():
-            raise _Out("NODE_FAILED", f"the node answered with an error (code {message.error.code})")
+            raise _Out(NODE_FAILED, f"the node answered with an error (code {message.error.code})")
         try:
             refusal = m.refusal_in(message)
             if refusal is None:
                 return reply.read(message)
         except FoedusError as error:
-            raise _Out("BAD_REPLY", error.message) from error
+            raise _Out(BAD_REPLY, error.message) from error
         raise _Out(refusal.code, refusal.message, refusal.log_size)
 
 

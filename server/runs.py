@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from ..compliance.auditlog.log import AuditLog
 from ..errors import FoedusError, InputError, Refused, Unreachable
+from . import checkpoint
 from .problems import NotFound, code_of
 from .registry import Registry
 from .store import RunRow, Store
@@ -43,8 +46,26 @@ class SuperLink(Protocol):
     def stop_run(self, run_id: int) -> None: ...
 
 
+RETRIES = 5
+"""Attempts in a row that may get no further than the one before, until a run is given up."""
+_LONGEST_PAUSE = 30.0
+
+
+@dataclass
+class _Tries:
+    """Attempts this process has made at a run since it last got further; `after` is when the next may start."""
+
+    rounds: int
+    count: int = 0
+    after: float = 0.0
+
+
 class Runs:
     """The runs of one server. One process has it (the API's): only there a run is started.
+
+    A run whose coordinator died is resumed: Flower starts another ServerApp, which goes on from the run's
+    checkpoint. So is a run that was active when the whole server was killed. A run that somebody stopped,
+    or that the coordinator itself gave up, is not.
 
     Args:
         home: the server's directory, told to the ServerApp.
@@ -65,11 +86,15 @@ class Runs:
         self._home, self._every = home, every
         self._starting = threading.Lock()
         self._ending = threading.Lock()  # who stops a run notes it before the watch sees that it is over
+        self._tries: dict[str, _Tries] = {}
         self._closing = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="foedus-runs", daemon=True)
 
     def open(self) -> None:
-        """Begin to watch."""
+        """Begin to watch; what runs that have ended left behind is cleared away."""
+        for row in self._store.runs():
+            if row.status != "running":
+                checkpoint.remove(self._home, row.id)
         self._watcher.start()
 
     def close(self) -> None:
@@ -126,7 +151,7 @@ class Runs:
             if row.status != "running":
                 raise Refused("RUN_ENDED", f"run {run} has ended: {row.status}")
             try:
-                self._superlink.stop_run(int(run))
+                self._superlink.stop_run(int(self._store.attempts(run)[-1]))
             except Unreachable:
                 raise
             except FoedusError as error:
@@ -138,31 +163,69 @@ class Runs:
                 {"by": actor},
                 record=lambda: self._audit.append(actor, "run.stopped", row.study, {"run": run}),
             )
+            checkpoint.remove(self._home, run)
         return self.find(run)
 
     def check(self) -> None:
-        """Look once at the active runs, and end those that Flower says are over.
+        """Look once at the active runs: resume those whose coordinator has died, end those that Flower stopped.
 
-        A ServerApp that ends well has noted `finished` before it leaves; a run that is over without
-        such an event was killed or crashed, whatever Flower calls it.
+        A coordinator that ends a run notes how before it leaves; a run that is over without such an event
+        was killed or crashed, whatever Flower calls it.
         """
         with self._ending:
-            self._check()
+            for row in self._store.runs(status="running"):
+                self._look_at(row)
 
-    def _check(self) -> None:
-        for row in self._store.runs(status="running"):
+    def _look_at(self, row: RunRow) -> None:
+        attempt = self._store.attempts(row.id)[-1]
+        try:
+            if checkpoint.died(self._home, row.id, attempt):  # sooner than Flower misses its heartbeats
+                self._resume(row, "its process has ended")
+                return
             try:
-                found = self._superlink.run_status(int(row.id))
-                if found.status != "finished":
-                    continue
-                kind = "stopped" if found.sub_status == "stopped" else "failed"
-                reason = f"Flower: {found.status}:{found.sub_status} {found.details}".rstrip()[:500]
+                found = self._superlink.run_status(int(attempt))
             except InputError as error:  # Flower knows no such run (any more)
-                kind, reason = "failed", error.message
-            try:
-                self._end(row, kind, {"reason": reason})
-            except Refused as error:
-                _log.info("%s", error.message)  # its last event came between our two looks
+                self._resume(row, error.message)
+                return
+            if found.status != "finished":
+                return
+            reason = f"Flower: {found.status}:{found.sub_status} {found.details}".rstrip()[:500]
+            if found.sub_status == "stopped":
+                self._end(row, "stopped", {"reason": reason})
+            else:
+                self._resume(row, reason)
+        except Refused as error:
+            _log.info("%s", error.message)  # its last event came between our two looks
+
+    def _resume(self, row: RunRow, reason: str) -> None:
+        """Start another attempt at a run, unless it is too early, or there were too many to no avail.
+
+        Flower first, as at a start: its id of the attempt is noted, and the ServerApp waits for the note.
+        """
+        rounds, now = len(self._store.rounds_told(row.id)), time.monotonic()
+        tries = self._tries.get(row.id)
+        if tries is None or tries.rounds < rounds:
+            tries = self._tries[row.id] = _Tries(rounds)
+        if now < tries.after:
+            return
+        if tries.count >= RETRIES:
+            self._end(row, "failed", {"reason": f"{tries.count} attempts got no further; the last: {reason}"})
+            return
+        config = {"study": row.study, "home": str(self._home), "resume": row.id}
+        number = self._superlink.start_run(config)
+        tries.count, tries.after = tries.count + 1, now + min(_LONGEST_PAUSE, self._every * 2**tries.count)
+        told = {"run": row.id, "attempt": len(self._store.attempts(row.id)) + 1}
+        try:
+            self._store.open_attempt(
+                row.id,
+                str(number),
+                {"attempt": told["attempt"], "reason": reason},
+                record=lambda: self._audit.append("server", "run.resumed", row.study, told),
+            )
+        except BaseException:
+            self._superlink.stop_run(number)
+            raise
+        _log.warning("run %s: resumed: %s", row.id, reason)
 
     def _end(self, row: RunRow, kind: str, data: dict[str, str]) -> None:
         self._store.add_event(
@@ -171,6 +234,7 @@ class Runs:
             data,
             record=lambda: self._audit.append("server", f"run.{kind}", row.study, {"run": row.id}),
         )
+        checkpoint.remove(self._home, row.id)
 
     def _watch(self) -> None:
         while not self._closing.wait(self._every):

@@ -7,7 +7,8 @@
     HOME/gateway.log   what the gateway says
 
 The SuperLink and the gateway are processes of their own, the API runs in this one. Whatever ends first
-(a signal counts) ends the other two, each by its process id.
+(a signal counts) ends the other two, each by its process id; if this process is killed outright, the
+kernel ends them. Runs that were active then are resumed by the next start over the same directory.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from . import certificates
 from .certificates import Certificates
 from .desk import Settings, check_key
 from .superlink import BELL, SuperLink
+from .tether import tethered
 
 NEEDED_HOSTS = ("localhost", "127.0.0.1", "::1")  # gateway and API reach the SuperLink on loopback, over TLS
 
@@ -73,7 +75,7 @@ def start(
 ) -> None:
     """Run a server over `home` until SIGTERM, SIGINT, or the end of one of its parts.
 
-    Call it from the main thread, where signals arrive. When it returns or raises, nothing that it started
+    Call it from the main thread, where signals arrive and which the parts are tethered to. When it returns or raises, nothing that it started
     is running.
 
     Args:
@@ -100,7 +102,7 @@ def start(
         stop = stack.enter_context(_signals())
         gateway_address = f"{_bracketed(host)}:{gateway_port}"
         bell = {BELL: f"{_LOOPBACK}:{gateway_port}"}
-        superlink = stack.enter_context(SuperLink(home / "flower", files, environment=bell))
+        superlink = stack.enter_context(SuperLink(home / "flower", files, environment=bell, tether=True))
         for party in treaty.parties:
             superlink.register_node(party.node_key.encode())
         if stop.is_set():
@@ -246,7 +248,7 @@ class _Gateway:
         with self._log.open("ab") as output:
             self._before = output.tell()
             self._process = subprocess.Popen(
-                command,
+                tethered(command),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -46,6 +46,7 @@ from flwr.superlink.grid import HttpGrid
 
 from ..errors import FoedusError, InputError, Unreachable
 from .certificates import Certificates
+from .tether import tethered
 
 BUNDLE = Path(__file__).parent.parent / "federation" / "bundle"  # the fixed stub that starts our coordinator
 
@@ -222,6 +223,7 @@ class SuperLink(ControlLink):
         port: 0 takes a free one, and keeps it.
         environment: set for the SuperLink and with it for every ServerApp; name the gateway's address as
             `BELL` and trips need no polling.
+        tether: end it when the thread that starts it ends, however that happens.
     """
 
     def __init__(
@@ -231,7 +233,9 @@ class SuperLink(ControlLink):
         *,
         port: int = 0,
         environment: Mapping[str, str] | None = None,
+        tether: bool = False,
     ) -> None:
+        self._tether = tether
         self.port = port or _free_port()
         super().__init__(f"{_LOOPBACK}:{self.port}", certificates.ca_cert)
         self._root = root.absolute()
@@ -289,7 +293,7 @@ class SuperLink(ControlLink):
         before = log.stat().st_size if log.exists() else 0
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                command,
+                tethered(command) if self._tether else command,
                 cwd=self._root,
                 env=environment,
                 stdin=subprocess.DEVNULL,

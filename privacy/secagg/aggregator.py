@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from ...documents import Envelope
+from ...documents import Envelope, Payload, b64, unb64
 from ...errors import Abandoned, ProtocolError
 from . import check, masks, shares
 from .client import (
@@ -319,6 +319,52 @@ class Aggregator:
             "confirmations": [current.confirmed[s] for s in sorted(current.confirmed)],
             "answers": [current.answers[s] for s in sorted(current.answers)],
         }
+
+    # ── to go on in another process: what the server knows anyway, and no share or seed ──────────
+
+    def set_up_state(self) -> Payload:
+        """What set-up gathered, as JSON: signed public keys and sealed boxes."""
+        boxes = {sender: {to: b64(box) for to, box in dealt.items()} for sender, dealt in self._boxes.items()}
+        ready = {silo: envelope.to_json() for silo, envelope in sorted(self._ready.items())}
+        return {"keys": [e.to_json() for e in self.advertisements], "boxes": boxes, "ready": ready}
+
+    def restore_set_up(self, state: Payload) -> None:
+        """Take what `set_up_state` gave of this batch; every signature is checked again."""
+        for document in state["keys"]:
+            envelope = Envelope.from_json(document)
+            self.add_advertisement(str(envelope.payload["silo"]), envelope)
+        for sender, dealt in state["boxes"].items():
+            self.add_boxes(sender, {to: unb64(box) for to, box in dealt.items()})
+        for silo, statement in state["ready"].items():
+            self.add_ready(silo, Envelope.from_json(statement))
+
+    def round_state(self, number: int) -> tuple[Payload, bytes]:
+        """A round whose first trip is closed: signed headers as JSON, and the masked total's bytes."""
+        current = self._rounds[number]
+        headers = [envelope.to_json() for _, envelope in sorted(current.uploads.items())]
+        state = {
+            "dimension": current.dimension,
+            "task": current.task,
+            "bits": current.ring.bits,
+            "model": current.model,
+            "check": str(current.check),
+            "uploads": headers,
+        }
+        return state, current.ring.pack(current.total)
+
+    def restore_round(self, number: int, state: Payload, total: bytes) -> None:
+        """Take what `round_state` gave; the survivors stand, and may be asked at once."""
+        ring, dimension = Ring(state["bits"]), state["dimension"]
+        self.open_round(number, dimension, state["task"], ring, model=state["model"])
+        current = self._rounds[number]
+        for document in state["uploads"]:
+            header = Envelope.from_json(document)
+            silo = str(header.payload["silo"])
+            header.check(UPLOAD, silo, self._roster.key(silo))
+            current.uploads[silo] = header
+        current.total += ring.unpack(total, dimension)
+        current.check = int(state["check"])
+        current.closed = True
 
 
 def _element(value: object, what: str) -> int:

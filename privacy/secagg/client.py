@@ -309,7 +309,11 @@ class Silo:
         shape = self._checked(number, survivors)
         context = self.context
         statement = Envelope(CONFIRM, confirmation(context, number, self.name, shape, survivors))
-        self._journal.once(context.study, context.run, "confirm", number, names_digest(survivors))
+        digest = names_digest(survivors)
+        if (
+            self._journal.done(context.study, context.run, "confirm", number) != digest
+        ):  # said again, the same
+            self._journal.once(context.study, context.run, "confirm", number, digest)
         return statement.signed(self.name, self._identity)
 
     def answer(

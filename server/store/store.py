@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -15,7 +16,18 @@ from sqlalchemy.orm import Session
 from ...documents import Envelope, canonical
 from ...errors import InputError, Refused
 from .database import Database
-from .tables import TERMINAL, ApprovalRow, NodeHead, ReleaseRow, RunEvent, RunRow, StudyRow, TokenRow, now
+from .tables import (
+    TERMINAL,
+    ApprovalRow,
+    AttemptRow,
+    NodeHead,
+    ReleaseRow,
+    RunEvent,
+    RunRow,
+    StudyRow,
+    TokenRow,
+    now,
+)
 
 Record = Callable[[], object]
 """Called inside a write, before it commits: what can't be recorded (in the audit log) isn't written."""
@@ -188,6 +200,45 @@ class Store(Database):
         with self._read() as session:
             return list(session.scalars(query))
 
+    def open_attempt(
+        self, run: str, flower: str, data: Mapping[str, Any], *, record: Record = _unrecorded
+    ) -> None:
+        """Note another attempt at an active run, under Flower's id of it, with an event ``resumed``.
+
+        Raises:
+            InputError: no such run. Refused: ``RUN_ENDED``.
+        """
+        text = canonical(dict(data)).decode()
+        with self._write() as session:
+            self._active(session, run)
+            session.add(AttemptRow(run, flower))
+            session.add(RunEvent(run, "resumed", text))
+            session.flush()
+            record()
+
+    def attempts(self, run: str) -> list[str]:
+        """Flower's ids of the attempts at a run, in order; the first is the run's. Empty: no such run."""
+        with self._read() as session:
+            if session.get(RunRow, run) is None:
+                return []
+            query = select(AttemptRow.flower).where(AttemptRow.run == run).order_by(AttemptRow.id)
+            return [run, *session.scalars(query)]
+
+    def rounds_told(self, run: str) -> frozenset[int]:
+        """The rounds that followers of a run have heard of."""
+        query = select(RunEvent.data).where(RunEvent.run == run, RunEvent.kind == "round")
+        with self._read() as session:
+            return frozenset(int(json.loads(data)["round"]) for data in session.scalars(query))
+
+    @staticmethod
+    def _active(session: Session, run: str) -> RunRow:
+        row = session.get(RunRow, run)
+        if row is None:
+            raise InputError(f"no run {run}")
+        if row.status in TERMINAL:
+            raise Refused("RUN_ENDED", f"run {run} has ended: {row.status}")
+        return row
+
     def add_event(self, run: str, kind: str, data: Mapping[str, Any], *, record: Record = _unrecorded) -> int:
         """Note what happened in an active run; `finished`, `failed` and `stopped` end it.
 
@@ -200,11 +251,7 @@ class Store(Database):
         """
         text = canonical(dict(data)).decode()
         with self._write() as session:
-            row = session.get(RunRow, run)
-            if row is None:
-                raise InputError(f"no run {run}")
-            if row.status in TERMINAL:
-                raise Refused("RUN_ENDED", f"run {run} has ended: {row.status}")
+            row = self._active(session, run)
             happened = RunEvent(run, kind, text)
             session.add(happened)
             if kind in TERMINAL:
@@ -229,6 +276,8 @@ class Store(Database):
     def add_release(self, evidence: Path, path: Path, *, study: str, run: str, kind: str) -> ReleaseRow:
         """Register a file under the directory `evidence` as released by a run, with its SHA-256.
 
+        The same file again changes nothing: a coordinator that was killed does its last steps twice.
+
         Raises:
             InputError: not a file in there, a name that is no plain file name, or one that is taken.
         """
@@ -241,6 +290,9 @@ class Store(Database):
             sha256=hashlib.sha256(content).hexdigest(), size=len(content),
         )  # fmt: skip
         with self._write() as session:
+            taken = session.get(ReleaseRow, (run, row.name))
+            if taken is not None and (taken.path, taken.sha256) == (row.path, row.sha256):
+                return taken
             session.add(row)
         return row
 

@@ -82,6 +82,20 @@ class RunRow(Base):
     finished: Mapped[str | None] = mapped_column(default=None)
 
 
+class AttemptRow(Base):
+    """A later attempt at a run, after the process that carried it died: another run to Flower.
+
+    The first attempt has no row: its id is the run's.
+    """
+
+    __tablename__ = "attempts"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True, init=False)
+    run: Mapped[str] = mapped_column(ForeignKey("runs.id"), index=True)
+    flower: Mapped[str] = mapped_column(unique=True)
+    started: Mapped[str] = mapped_column(default_factory=now)
+
+
 class RunEvent(Base):
     """One thing that happened in a run; ids only grow, so a follower resumes after the last it saw."""
 

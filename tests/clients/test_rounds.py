@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.nodes import SILENT, Rehearsal, assert_refused, floats
+from support.nodes import SILENT, Rehearsal, Said, assert_refused, floats
 from support.orders import PURPOSE, copy_of, make_draft, no_noise
 
 from foedus.compliance.auditlog.log import AuditLog
@@ -138,11 +138,40 @@ def test_a_model_of_another_size_or_a_round_of_another_study_is_refused(ready: R
 
 
 def test_one_round_is_uploaded_once_and_paid_once(ready: Rehearsal) -> None:
-    before = upload(ready)
+    first = ready.ask(NODE, ready.vector_request(NODE, TRAIN), ready.weights)
+    before, lines = ready.spent(NODE), Ledger(ready.home(NODE) / "ledger.db").head
+    for boxes in (
+        True,
+        False,
+        True,
+    ):  # a coordinator that was killed asks again: the same ciphertext, or nothing
+        again = ready.ask(NODE, ready.vector_request(NODE, TRAIN, boxes=boxes), ready.weights)
+        assert again.data == first.data
+        assert header_of(again) == header_of(first)
+    other = ready.weights[:-8] + floats([1.0])
     for _ in range(3):
-        said = ready.ask(NODE, ready.vector_request(NODE, TRAIN, boxes=False), ready.weights)
+        said = ready.ask(NODE, ready.vector_request(NODE, TRAIN, boxes=False), other)
         assert_refused(ready, NODE, said, "ALREADY_DONE", before=before)
-    assert len(Ledger(ready.home(NODE) / "ledger.db").events()) == 1
+    assert Ledger(ready.home(NODE) / "ledger.db").head == lines
+    upload(ready, number=TRAIN + 1, boxes=False)
+    said = ready.ask(NODE, ready.vector_request(NODE, TRAIN, boxes=False), ready.weights)
+    assert said.refusal is not None and said.refusal.code == "ALREADY_DONE"  # only the last round is kept
+
+
+def header_of(said: Said) -> dict[str, Any]:
+    return m.VectorReply.read(said.message)[0].header
+
+
+def test_the_same_vector_is_not_given_again_to_a_forked_log(ready: Rehearsal, tmp_path: Path) -> None:
+    upload(ready)
+    fork = AuditLog(tmp_path / "fork.db", ready.case.origin)
+    size = ready.case.log.size
+    for i in range(size + 3):
+        fork.append("coordinator", "x", "y", {"i": i})
+    proof = [b64(h) for h in fork.consistency_proof(size)]
+    head = m.LogHead(note=fork.checkpoint(ready.case.origin, ready.case.key), since=size, proof=proof)
+    said = ready.ask(NODE, ready.vector_request(NODE, TRAIN, boxes=False, log=head), ready.weights)
+    assert said.refusal is not None and said.data == b""
 
 
 def test_one_round_is_answered_once(ready: Rehearsal) -> None:
@@ -150,15 +179,16 @@ def test_one_round_is_answered_once(ready: Rehearsal) -> None:
         upload(ready, silo)
     first = ready.ask(NODE, ready.answer_request(TRAIN))
     assert first.refusal is None
-    paid = ready.spent(NODE)
+    paid, lines = ready.spent(NODE), Ledger(ready.home(NODE) / "ledger.db").head
+    again = ready.ask(NODE, ready.answer_request(TRAIN, ready.silos[::-1]))
+    assert m.AnswerReply.read(again.message) == m.AnswerReply.read(first.message)
+    fewer = ready.answer_request(TRAIN).model_copy(update={"answering": ready.silos[:3]})
+    assert ready.ask(NODE, fewer).refusal is None  # should one fall silent, the others are asked once more
     said = ready.ask(NODE, ready.answer_request(TRAIN, ready.silos[:3]))
     assert_refused(ready, NODE, said, "ALREADY_DONE", before=paid)
-    again = ready.ask(NODE, ready.answer_request(TRAIN))  # the same question has the same answer
-    assert again.message.content == first.message.content and ready.spent(NODE) == paid
-    fewer = ready.answer_request(TRAIN).model_copy(update={"answering": ready.silos[:3]})
-    assert ready.ask(NODE, fewer).refusal is None and ready.spent(NODE) == paid
-    said = ready.ask(NODE, ready.vector_request(NODE, TRAIN, boxes=False), ready.weights)
+    said = ready.ask(NODE, ready.vector_request(NODE, TRAIN, boxes=False), floats(np.ones(12)))
     assert_refused(ready, NODE, said, "ALREADY_DONE", before=paid)
+    assert Ledger(ready.home(NODE) / "ledger.db").head == lines
 
 
 def test_sets_of_survivors_that_would_show_too_much_are_refused(ready: Rehearsal) -> None:

@@ -1,0 +1,129 @@
+"""A run in the hands of the coordinator: what was agreed, and where to record what happens."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..compliance.auditlog.log import AuditLog, Entry
+from ..compliance.treaty import Treaty
+from ..documents import Envelope, SigningKey, b64
+from ..errors import InputError, VerificationError
+from ..federation import messages as m
+from ..federation.secure_sum import SecureSum, Sum
+from ..federation.study import Study
+from .checkpoint import Checkpoint
+
+Note = Callable[[str, Mapping[str, Any]], None]
+
+
+@dataclass
+class Case:
+    """One run of one study.
+
+    Args:
+        out: directory for the release and the evidence.
+        kept: how far the run has come; empty at its first attempt.
+        heads: silo -> entries of the audit log its node has acknowledged.
+        acknowledge, note: record such an acknowledgement, or a step for whoever follows the run.
+        pause: see `SecureSum`.
+        told: rounds whose event has been noted in an earlier attempt.
+        patience: seconds to wait at the roll call for as many nodes as a sum needs.
+    """
+
+    treaty_envelope: Envelope
+    treaty: Treaty
+    study_envelope: Envelope
+    study: Study
+    approvals: list[Envelope]
+    run: str
+    key: SigningKey
+    log: AuditLog
+    out: Path
+    kept: Checkpoint
+    heads: dict[str, int]
+    acknowledge: Callable[[str, int], None]
+    note: Note
+    pause: Callable[[float], None] = time.sleep
+    told: frozenset[int] = frozenset()
+    patience: float = 15.0
+    batches: list[SecureSum] = field(default_factory=list)
+    sums: list[Sum] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._entries: list[tuple[str, dict[str, Any]]] = []
+        self._start: Entry | None = None
+        for entry in self.log.entries():
+            record = entry.record
+            if record["subject"] == self.study_envelope.digest and record["details"].get("run") == self.run:
+                self._entries.append((record["action"], record["details"]))
+                if record["action"] == "run.started":
+                    self._start = entry
+
+    @property
+    def origin(self) -> str:
+        return self.treaty.coordinator.origin
+
+    # ── the audit log ────────────────────────────────────────────────────────────────────────────
+
+    def record(self, action: str, details: Mapping[str, Any], *, once: tuple[str, ...] = ()) -> None:
+        """An entry in the audit log, unless an earlier attempt has made it.
+
+        Args:
+            once: the details that tell one entry of this action from another; there is one, by default.
+
+        Raises:
+            VerificationError: it was made, and says otherwise.
+        """
+        whole = {"run": self.run, **details}
+        for said, logged in self._entries:
+            if said == action and all(logged.get(name) == whole[name] for name in once):
+                if logged != whole:
+                    raise VerificationError(
+                        f"run {self.run}: the audit log has another {action!r} than its checkpoint gives"
+                    )
+                return
+        self.log.append("coordinator", action, self.study_envelope.digest, whole)
+        self._entries.append((action, whole))
+
+    def ended(self) -> str | None:
+        """How the audit log says that this run has ended: ``run.failed`` or ``run.stopped``."""
+        return next((a for a, _ in self._entries if a in ("run.failed", "run.stopped")), None)
+
+    def head(self, silo: str) -> m.LogHead:
+        """The log's signed head, and the proof from what this silo has seen."""
+        return self._head(silo)[0]
+
+    def _head(self, silo: str) -> tuple[m.LogHead, int]:
+        note = self.log.checkpoint(self.origin, self.key)
+        size = int(note.split("\n")[1])
+        seen = min(self.heads.get(silo, 0), size)
+        proof = self.log.consistency_proof(seen, size) if seen else []
+        return m.LogHead(note=note, since=seen, proof=[b64(h) for h in proof]), size
+
+    def seen(self, silo: str, size: int) -> None:
+        """A silo acknowledged the log up to `size`."""
+        self.heads[silo] = size
+        self.acknowledge(silo, size)
+
+    def keys_request(self, silo: str, batch: int, rounds: list[int]) -> m.KeysRequest:
+        """Set-up's first message to a silo."""
+        if self._start is None:
+            raise InputError(f"run {self.run} is not in the audit log")
+        head, size = self._head(silo)
+        proof = self.log.inclusion_proof(self._start.index, size)
+        started = m.LoggedEntry(
+            index=self._start.index, body=self._start.body.decode(), proof=[b64(h) for h in proof]
+        )
+        return m.KeysRequest(
+            study=self.study_envelope.to_json(),
+            approvals=[a.to_json() for a in self.approvals],
+            run=self.run,
+            batch=batch,
+            rounds=rounds,
+            log=head,
+            started=started,
+        )
