@@ -11,10 +11,13 @@ import copy
 import math
 import secrets
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import numpy.typing as npt
@@ -291,7 +294,7 @@ class Stage(Cast):
             name,
             self.keys[name],
             self.roster,
-            copy.copy(self.context) if not changes else _replaced(self.context, changes),
+            replace(self.context, **changes),  # type: ignore[arg-type]
             journal(self.folder / f"{name}.db"),
         )
         if keys is not BatchKeys:
@@ -321,11 +324,6 @@ class Stage(Cast):
         return ""
 
 
-def _replaced(context: Context, changes: Mapping[str, object]) -> Context:
-    fields = {name: getattr(context, name) for name in ("treaty", "study", "run", "batch", "rounds")}
-    return Context(**(fields | dict(changes)))
-
-
 def code_of(error: FoedusError) -> str:
     """A refusal's code, or the error's name."""
     return str(getattr(error, "code", None) or type(error).__name__)
@@ -345,3 +343,46 @@ def draw(keys: type[BatchKeys], count: int) -> tuple[npt.NDArray[np.uint64], byt
     numbers = [*made._seeds.values(), *made._mask_secrets.values()]
     low = np.fromiter((n & 0xFFFFFFFFFFFFFFFF for n in numbers), np.uint64, len(numbers))
     return low, b"".join(n.to_bytes(32, "little")[:31] for n in numbers[:20_000])
+
+
+class Naked(Silo):
+    """A silo that signs and sends its vector as it is."""
+
+    def mask(self, number: int, vector: masks.Words, *, task: str) -> tuple[masks.Words, Envelope]:
+        masked, header = super().mask(number, vector, task=task)
+        return vector.astype(masked.dtype), header
+
+
+# ── protocol version 2 ───────────────────────────────────────────────────────────────────────────
+
+
+def has_check_value() -> bool:
+    """Whether silos can verify an opened sum (protocol version 2)."""
+    return hasattr(Silo, "verify_sum")
+
+
+@contextmanager
+def alter(number: int, amount: int) -> Iterator[None]:
+    """A server that adds `amount` to every number of a round's opened sum."""
+    total = Aggregator.total
+
+    def lie(self: Aggregator, asked: int) -> Any:
+        opened = total(self, asked)
+        if asked != number:
+            return opened
+        if isinstance(opened, np.ndarray):
+            return opened + amount
+        return replace(opened, total=opened.total + amount)
+
+    with patch.object(Aggregator, "total", lie):
+        yield
+
+
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Silos that take any sum for the right one. Adapt to what the node checks in version 2."""
+    if not has_check_value():
+        yield
+        return
+    with patch.object(Silo, "verify_sum", lambda *_, **__: None):
+        yield
