@@ -20,7 +20,7 @@ from ..compliance.auditlog.log import AuditLog
 from ..compliance.lineage import Dataset as Table
 from ..compliance.lineage import Lineage, privacy_facet
 from ..documents import Envelope
-from ..errors import FoedusError, ProtocolError, Refused, VerificationError
+from ..errors import FoedusError, InputError, ProtocolError, Refused, VerificationError
 from ..federation import messages as m
 from ..federation.study import price
 from ..privacy.accountant import ZCDP
@@ -181,6 +181,8 @@ class SiloApp:
         if len(data) != 8 * permit.study.parameters:
             raise ProtocolError(f"round {plan.round}: the model has the wrong size")
         weights = np.frombuffer(data, "<f8").astype(np.float64)
+        if not np.isfinite(weights).all():  # also where the round does not look at them
+            raise InputError(f"round {plan.round}: the model is not finite")
         context = run.silo.context
         # Before anything is reserved, so that asking again can't eat the budget.
         self.journal.require_new(context.study, context.run, "upload", plan.round)
