@@ -13,7 +13,7 @@ import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ class Stand:
     play: Rehearsal
     needles: list[tuple[str, bytes]] = field(default_factory=list)
     numbers: frozenset[str] = frozenset()
-    valid: dict[str, tuple[Any, bytes]] = field(default_factory=dict)
+    valid: dict[str, tuple[Any, bytes, bytes]] = field(default_factory=dict)  # action -> JSON, its bytes, data
     before: Any = None
 
     @classmethod
@@ -129,7 +129,8 @@ class Stand:
         ]
         if self.state != "fresh":
             requests.append((play.shares_request(), b""))
-        self.valid = {c.action: (c.model_dump(mode="json"), data) for c, data in requests}
+        trees = {c.action: (c.model_dump(mode="json"), data) for c, data in requests}
+        self.valid = {action: (tree, m.canonical(tree), data) for action, (tree, data) in trees.items()}
 
     def look(self) -> None:
         """Note what may not be heard of the node from here on, and what may not change."""
@@ -172,8 +173,7 @@ def _cases(stand: Stand, mutator: Mutator) -> tuple[str, str, RecordDict]:
     names = list(stand.valid)
     likely = {"fresh": "keys", "keys": "shares", "shares": "vector", "uploaded": "answer", "answered": "vector"}
     action = likely[stand.state] if rng.random() < 0.4 else rng.choice(names)
-    tree, data = stand.valid[action]
-    good = m.canonical(tree)
+    tree, good, data = stand.valid[action]
     roll = rng.random()
     kind = f"query.{action}"
 
@@ -188,8 +188,8 @@ def _cases(stand: Stand, mutator: Mutator) -> tuple[str, str, RecordDict]:
     if roll < 0.64:
         return "bytes", kind, record(action, mutator.bytes(good), data)
     if roll < 0.74:
-        tree, data = stand.valid["vector"]
-        return "data", "query.vector", record("vector", m.canonical(tree), _bad_data(mutator, stand, data))
+        _, good, data = stand.valid["vector"]
+        return "data", "query.vector", record("vector", good, _bad_data(mutator, stand, data))
     if roll < 0.82:
         return "shape", kind, mutator.record(action, good, data)
     if roll < 0.87:
@@ -226,8 +226,7 @@ def _bad_data(mutator: Mutator, stand: Stand, data: bytes) -> bytes:
 
 def _oversized(stand: Stand) -> Iterator[tuple[str, str, RecordDict]]:
     """Messages of tens of megabytes."""
-    for action, (tree, data) in stand.valid.items():
-        good = m.canonical(tree)
+    for action, (_, good, data) in stand.valid.items():
         many = b'{"survivors":[' + b"0," * 2_000_000 + b"0]," + good[1:]
         for body, rest in ((b" " * (m.MAX_BODY + 1) + good, data), (many, data), (good[:-1], bytes(48 << 20))):
             record = ConfigRecord({"action": action, "body": body, "data": rest})
@@ -328,13 +327,13 @@ def _renewed(stand: Stand, found: Findings) -> Stand:
     return Stand.build(stand.state)
 
 
-def fuzz_node(cases: int = CASES, seed: int = SEED) -> Findings:
-    """`cases` bad messages over all states of a real node; after each state the run goes on as if nothing was."""
+def fuzz_node(cases: int = CASES, seed: int = SEED, states: Sequence[str] = STATES) -> Findings:
+    """`cases` bad messages over the states of a real node; after each state the run goes on as if nothing was."""
     found, mutator = Findings(), Mutator(seed)
     with quiet():
-        stand = Stand.build(STATES[0])
-        for state in STATES:
-            count, start = -(-cases // len(STATES)), found.cases
+        stand = Stand.build(states[0])
+        for state in states:
+            count, start = -(-cases // len(states)), found.cases
             stand = bombard(stand, lambda s, i, n=count: _cases(s, mutator) if i < n else None, found)
             large = list(_oversized(stand)) if state == "shares" else []
             stand = bombard(stand, lambda s, i, big=large: big[i] if i < len(big) else None, found)

@@ -77,12 +77,12 @@ class Mutator:
         """A body with one to three changes somewhere in its tree."""
         tree = copy.deepcopy(body)
         for _ in range(self.rng.choice((1, 1, 1, 2, 3))):
-            places = list(_places(tree))
+            # half of the changes near the root: below are hundreds of signatures
+            shallow = isinstance(tree, dict) and self.rng.random() < 0.5
+            places = [(tree, key) for key in tree] if shallow else list(_places(tree))
             if not places:
                 break
-            # half of the changes near the root: below are hundreds of signatures
-            near = [(tree, k) for k in tree] if isinstance(tree, dict) and self.rng.random() < 0.5 else places
-            container, key = self.rng.choice(near)
+            container, key = self.rng.choice(places)
             self.rng.choice(self._changes)(container, key, tree)
         return _dump(tree)
 
