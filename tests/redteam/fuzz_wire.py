@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
-import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.common.serde import message_to_proto
 from flwr.proto.fleet_pb2 import PullMessagesResponse, PushMessagesResponse
 from flwr.proto.message_pb2 import ObjectTree
-from redteam.fuzz import Findings, Stand
+from redteam.checks import Check, Outcome
+from redteam.fuzz import CASES, SEED, STATES, Findings, Stand, fuzz_node
 from redteam.mutations import Mutator, example
 from redteam.node_support import VICTIM, node, quiet
 from support.sums import Cast, scratch, vectors
 
 from foedus.clients import fleet
-from foedus.documents import Envelope
-from foedus.errors import Abandoned, FoedusError, ProtocolError
+from foedus.clients.app import SiloApp
+from foedus.documents import Envelope, b64, canonical, parse_json
+from foedus.errors import FoedusError
 from foedus.federation import messages as m
 from foedus.federation.secure_sum import SecureSum
 from foedus.federation.simulation import LocalGrid
-from foedus.privacy.secagg import codec, masks
+from foedus.privacy.secagg import masks
+from foedus.privacy.secagg.client import shares_digest
 
 TYPES = ("", "query.", ".", "query.keys-reply", "query.a.b", "x", "query.\x00", "train.1", "system", "query." + "k" * 9999)
 
@@ -135,3 +139,207 @@ def fuzz_transport(cases: int, seed: int) -> Findings:
             found.fault("the loop does not answer a good message any more", "")
         stand.close()
     return found
+
+
+# ── the server, and one silo that sends nonsense ─────────────────────────────────────────────────
+
+LIAR, ROUNDS = "s2", (1, 2)
+
+
+class Nodes:
+    """Four silos of a `Cast` behind Flower messages; one of them lies in one of its replies."""
+
+    def __init__(self, spoil: Callable[[Message, RecordDict], Message], action: str) -> None:
+        self.cast = Cast(4, 1, ROUNDS)
+        self.vectors = vectors(self.cast.names, 6)
+        self.spoil, self.action = spoil, action
+        self.lied = False
+        apps = {100 + i: self._app(name) for i, name in enumerate(self.cast.names)}
+        self.grid = LocalGrid(apps, dict.fromkeys(apps, b""))
+
+    def _app(self, name: str) -> Callable[[Message, Context], Message]:
+        silo = self.cast.silos[name]
+
+        def reply(message: Message) -> tuple[m.Content, bytes]:
+            action = message.metadata.message_type.removeprefix("query.")
+            if action == "keys":
+                return m.KeysReply(keys=silo.advertise().to_json(), log_size=1), b""
+            if action == "shares":
+                request, _ = m.SharesRequest.read(message)
+                boxes = silo.share([Envelope.from_json(k) for k in request.keys])
+                return m.SharesReply(boxes=m.boxes_to_json(boxes)), b""
+            if action == "vector":
+                asked, _ = m.VectorRequest.read(message)
+                if asked.boxes is not None:
+                    silo.receive(m.boxes_from_json(asked.boxes))
+                words, header = self.cast.upload(asked.round, name, self.vectors[name])
+                return m.VectorReply(header=header.to_json(), log_size=1), masks.to_wire(words)
+            question, _ = m.AnswerRequest.read(message)
+            statement, seeds, keys = silo.answer(question.round, question.survivors)
+            given = (m.boxes_to_json(seeds), m.boxes_to_json(keys))
+            return m.AnswerReply(statement=statement.to_json(), seeds=given[0], mask_keys=given[1]), b""
+
+        def app(message: Message, context: Context) -> Message:
+            content, data = reply(message)
+            record = content.record(data)
+            if name == LIAR and message.metadata.message_type == f"query.{self.action}" and not self.lied:
+                self.lied = True
+                return self.spoil(message, record)
+            return Message(record, reply_to=message)
+
+        return app
+
+    def run(self) -> tuple[list[str], dict[str, str]]:
+        """Set-up and two rounds: what went wrong for the honest, and who was put out and why."""
+        sums = SecureSum(
+            grid=self.grid,
+            nodes={name: 100 + i for i, name in enumerate(self.cast.names)},
+            roster=self.cast.roster,
+            context=self.cast.context,
+            seconds=2.0,
+            head=lambda silo: m.LogHead(note="", since=0, proof=[]),
+            acknowledge=lambda silo, size: None,
+        )
+        wrong = []
+        request = _keys_request()
+        sums.set_up(lambda silo: request)
+        for number in ROUNDS:
+            result = sums.round(number, 6, "train", b"")
+            expected = sum(self.vectors[s] for s in result.survivors)
+            if not np.array_equal(np.asarray(result.total), expected):
+                wrong.append(f"round {number}: a wrong sum")
+        honest = set(self.cast.names) - {LIAR}
+        if honest & set(sums.out):
+            wrong.append(f"honest silos were put out: {sorted(honest & set(sums.out))}")
+        return wrong, {silo: silence.code for silo, silence in sums.out.items()}
+
+
+def _keys_request() -> m.KeysRequest:
+    started = m.LoggedEntry(index=0, body="", proof=[])
+    head = m.LogHead(note="", since=0, proof=[])
+    return m.KeysRequest(study={}, approvals=[], run="1", batch=0, rounds=[1], log=head, started=started)
+
+
+def _lies(mutator: Mutator) -> Callable[[Message, RecordDict], Message]:
+    """One malformed reply, of every kind there is."""
+    rng = mutator.rng
+
+    def spoil(message: Message, record: RecordDict) -> Message:
+        good = record.config_records[m.RECORD]
+        action, body, data = str(good["action"]), bytes(good["body"]), bytes(good["data"])
+        tree = parse_json(body)
+
+        def made(**changes: Any) -> RecordDict:
+            return RecordDict({m.RECORD: ConfigRecord({"action": action, "body": body, "data": data, **changes})})
+
+        refusal = {"code": "X" * 64, "message": "y" * 2000, "log_size": rng.choice((0, 2**53 - 1))}
+        unknown = {**refusal, "code": m.LOG_SIZE_UNKNOWN}
+        choices: list[Callable[[], RecordDict | Error]] = [
+            lambda: made(body=mutator.body(tree)),
+            lambda: made(body=mutator.body(tree)),
+            lambda: made(body=mutator.body(tree)),
+            lambda: made(body=mutator.bytes(body)),
+            lambda: made(body=mutator.noise()),
+            lambda: made(data=mutator.bytes(data or b"x" * 24)),
+            lambda: made(data=np.full(6, np.nan, "<f8").tobytes()),
+            lambda: mutator.record(action, body, data),
+            lambda: made(action=rng.choice(("", "keys", "vector-reply", "x" * 999))),
+            lambda: made(action="refusal", body=canonical(rng.choice((refusal, unknown))), data=b""),
+            lambda: made(action="refusal", body=mutator.body(refusal), data=b""),
+            lambda: made(body=canonical(example(_reply_class(action), rng))),
+            lambda: Error(code=rng.choice((0, 2, 999)), reason="r" * 99),
+        ]
+        chosen = rng.choice(choices)()
+        return Message(chosen, reply_to=message)
+
+    return spoil
+
+
+def _reply_class(action: str) -> Any:
+    return next(c for c in (m.KeysReply, m.SharesReply, m.VectorReply, m.AnswerReply) if c.action == action)
+
+
+def fuzz_server(cases: int, seed: int) -> tuple[Findings, int]:
+    """`cases` runs in which one silo sends one malformed reply; and in how many it was put out for it."""
+    found, mutator = Findings(), Mutator(seed)
+    put_out = 0
+    with quiet():
+        for place in range(cases):
+            found.cases += 1
+            action = ("keys", "shares", "vector", "answer")[place % 4]
+            nodes = Nodes(_lies(mutator), action)
+            try:
+                wrong, out = nodes.run()
+            except Exception as error:  # noqa: BLE001 - that is what is looked for
+                found.fault(f"the run ended: {type(error).__name__}: {str(error)[:150]}", action)
+                continue
+            put_out += LIAR in out
+            for fault in wrong:
+                found.fault(fault, action)
+    return found, put_out
+
+
+def signed_lie() -> str:
+    """Not malformed, but a lie under its own signature: a wrong share. What becomes of the run."""
+    nodes: Nodes
+
+    def spoil(message: Message, record: RecordDict) -> Message:
+        tree = parse_json(bytes(record.config_records[m.RECORD]["body"]))
+        tree["seeds"] = {s: b64(bytes(31) + b"\7") for s in tree["seeds"]}
+        given = [m.boxes_from_json(tree[name]) for name in ("seeds", "mask_keys")]
+        told = {**tree["statement"]["payload"], "shares": shares_digest(*given)}
+        signed = Envelope(tree["statement"]["kind"], told).signed(LIAR, nodes.cast.keys[LIAR])
+        return Message(m.AnswerReply(**{**tree, "statement": signed.to_json()}).record(), reply_to=message)
+
+    nodes = Nodes(spoil, "answer")
+    try:
+        wrong, out = nodes.run()
+    except FoedusError as error:
+        return f"the run stops ({type(error).__name__}: {error.message})"
+    return "; ".join(wrong) or f"the liar is out ({out.get(LIAR)}) and the others finish"
+
+
+# ── the check ────────────────────────────────────────────────────────────────────────────────────
+
+_TRANSPORT, _SERVER = 300, 120
+
+
+def _talkative(self: SiloApp, action: str, error: FoedusError) -> m.Refusal:
+    """A node that says all it knows when it refuses."""
+    silos = [run.silo for run in self._runs.values()]
+    held = " ".join(str(len(silo.participants)) for silo in silos)
+    return m.Refusal(code="REFUSED", message=f"{self.home.table}: {error.message}; {held}"[:2000], log_size=0)
+
+
+def _trusting(message: Message) -> tuple[str, Any, bytes]:
+    """Reading a message without looking at its shape."""
+    record = message.content.config_records[m.RECORD]
+    return str(record["action"]), json.loads(bytes(record["body"])), bytes(record["data"])
+
+
+def malformed() -> Outcome:
+    node_side = fuzz_node(CASES - _TRANSPORT)
+    transport = fuzz_transport(_TRANSPORT, SEED)
+    server, put_out = fuzz_server(_SERVER, SEED)
+    faults = node_side.faults + transport.faults + server.faults
+    codes = ", ".join(f"{n:,} {code}" for code, n in node_side.codes.most_common(4))
+    with patch.object(SiloApp, "_refuse", _talkative):
+        leaky = fuzz_node(100, states=STATES[:1])
+    with patch.object(m, "_fields", _trusting):
+        trusting = fuzz_node(100, states=STATES[:1])
+    leaks = sum("a path" in fault for fault in leaky.faults)
+    crashes = sum("raised" in fault for fault in trusting.faults)
+    said = f"; first fault: {faults[0]}" if faults else ""
+    return Outcome(
+        not faults and put_out > _SERVER / 2,
+        f"seed {SEED}: {node_side.cases:,} messages to a real node in {len(STATES)} states of one run ({codes}, …; "
+        f"{sum(node_side.accepted.values())} valid after all), {transport.cases} to its loop, {server.cases} replies of "
+        f"one silo to the server (put out {put_out} times, the others' sum right every time): {len(faults)} crashes or "
+        f"leaks, nothing spent, the run went on after each state{said}. A wrong share under the liar's own "
+        f"signature: {signed_lie()}",
+        leaks > 50 and crashes > 10,
+        f"a node that tells all: {leaks} of 100 replies leak; one that trusts shapes: {crashes} of 100 crash it",
+    )
+
+
+CHECKS = [Check("13", "sends malformed messages", "server, silo", malformed)]

@@ -124,7 +124,7 @@ def _two_stories(told: Sequence[Sequence[str]], **options: Any) -> tuple[int, Re
     for name in ALL:
         stage.send(spy, 1, name, made[name])
     for name, first in zip(ALL[1:], told, strict=True):
-        for survivors in (first, *told):
+        for survivors in dict.fromkeys((first, *told)):
             stage.ask(spy, 1, name, survivors)
     readings = [read(spy, 1, name, made[name]) for name in ALL[1:]]
     return spy.honest_sums(1), max(readings, key=lambda r: (r.exact, abs(r.correlation)))
