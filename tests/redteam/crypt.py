@@ -205,7 +205,9 @@ class Spy:
     def honest_sums(self, number: int) -> int:
         """Of how many independent sums of honest silos the spy knows the value."""
         helpers = {silo for r, silo in self.own if r == number}
-        rows = [[s in members for s in self.participants if s not in helpers] for members in self.opened(number)]
+        rows = [
+            [s in members for s in self.participants if s not in helpers] for members in self.opened(number)
+        ]
         return int(np.linalg.matrix_rank(np.array(rows, float))) if rows else 0
 
     def guess(self, number: int, victim: str) -> Integers:

@@ -51,7 +51,9 @@ class Stand:
     play: Rehearsal
     needles: list[tuple[str, bytes]] = field(default_factory=list)
     numbers: frozenset[str] = frozenset()
-    valid: dict[str, tuple[Any, bytes, bytes]] = field(default_factory=dict)  # action -> JSON, its bytes, data
+    valid: dict[str, tuple[Any, bytes, bytes]] = field(
+        default_factory=dict
+    )  # action -> JSON, its bytes, data
     before: Any = None
 
     @classmethod
@@ -88,10 +90,14 @@ class Stand:
     def upload(self, number: int) -> None:
         """Every node uploads round `number`; the aggregator takes all vectors."""
         play = self.play
-        play.aggregator.open_round(number, play.case.study.round(number, play.world.treaty).dimension, self.task(number))
+        play.aggregator.open_round(
+            number, play.case.study.round(number, play.world.treaty).dimension, self.task(number)
+        )
         for silo in play.silos:
             said = None
-            for boxes in (True, False) if number == 1 else (False,):  # a refused message may have used the boxes up
+            for boxes in (
+                (True, False) if number == 1 else (False,)
+            ):  # a refused message may have used the boxes up
                 said = play.ask(silo, play.vector_request(silo, number, boxes=boxes), play.weights)
                 if said.refusal is None:
                     break
@@ -171,7 +177,13 @@ def _cases(stand: Stand, mutator: Mutator) -> tuple[str, str, RecordDict]:
     """One bad message: what was done to it, its Flower type, and its record."""
     rng = mutator.rng
     names = list(stand.valid)
-    likely = {"fresh": "keys", "keys": "shares", "shares": "vector", "uploaded": "answer", "answered": "vector"}
+    likely = {
+        "fresh": "keys",
+        "keys": "shares",
+        "shares": "vector",
+        "uploaded": "answer",
+        "answered": "vector",
+    }
     action = likely[stand.state] if rng.random() < 0.4 else rng.choice(names)
     tree, good, data = stand.valid[action]
     roll = rng.random()
@@ -195,11 +207,17 @@ def _cases(stand: Stand, mutator: Mutator) -> tuple[str, str, RecordDict]:
     if roll < 0.87:
         return "noise", kind, record(action, mutator.noise(), mutator.noise())
     if roll < 0.91:
-        return "type", rng.choice((*KINDS, *(f"query.{n}" for n in names if n != action))), record(action, good, data)
+        return (
+            "type",
+            rng.choice((*KINDS, *(f"query.{n}" for n in names if n != action))),
+            record(action, good, data),
+        )
     if roll < 0.94:
         return "action", kind, record(rng.choice((*_others(action), "", "x" * 500)), good, data)
     other = rng.choice(contents())
-    kind = f"query.{other.action}".replace("-", "_")  # other types Flower refuses to parse: see fuzz_transport
+    kind = f"query.{other.action}".replace(
+        "-", "_"
+    )  # other types Flower refuses to parse: see fuzz_transport
     return other.__name__, kind, record(other.action, m.canonical(example(other, rng)), data)
 
 
@@ -228,7 +246,11 @@ def _oversized(stand: Stand) -> Iterator[tuple[str, str, RecordDict]]:
     """Messages of tens of megabytes."""
     for action, (_, good, data) in stand.valid.items():
         many = b'{"survivors":[' + b"0," * 2_000_000 + b"0]," + good[1:]
-        for body, rest in ((b" " * (m.MAX_BODY + 1) + good, data), (many, data), (good[:-1], bytes(48 << 20))):
+        for body, rest in (
+            (b" " * (m.MAX_BODY + 1) + good, data),
+            (many, data),
+            (good[:-1], bytes(48 << 20)),
+        ):
             record = ConfigRecord({"action": action, "body": body, "data": rest})
             yield "size", f"query.{action}", RecordDict({m.RECORD: record})
 
@@ -243,7 +265,9 @@ def _is_good(stand: Stand, action: str, body: bytes) -> bool:
     silos, total = stand.play.silos, len(stand.play.rounds)
     if not isinstance(told, dict) or set(told) | {"boxes"} != set(tree) | {"boxes"}:
         return False
-    changed = {name for name in told if told[name] != tree.get(name) or type(told[name]) is not type(tree.get(name))}
+    changed = {
+        name for name in told if told[name] != tree.get(name) or type(told[name]) is not type(tree.get(name))
+    }
     free = {
         "batch": lambda v: isinstance(v, int) and v >= 0,
         "round": lambda v: v in range(1, total + 1),
@@ -259,7 +283,9 @@ def _is_good(stand: Stand, action: str, body: bytes) -> bool:
 def _said(sent: RecordDict) -> bytes:
     """What a message held: a refusal may repeat it."""
     return b"".join(
-        v if isinstance(v, bytes) else str(v).encode(errors="replace") for r in sent.config_records.values() for v in r.values()
+        v if isinstance(v, bytes) else str(v).encode(errors="replace")
+        for r in sent.config_records.values()
+        for v in r.values()
     )
 
 
@@ -288,7 +314,9 @@ def _judge(stand: Stand, found: Findings, what: str, sent: RecordDict, reply: Me
         if needle in body and needle not in _said(sent):
             found.fault(f"{kind} in a refusal: {body[:200]!r}", what)
     # where in the message a parser stopped is about the message
-    about = re.sub(r"line \d+ column \d+ \(char \d+\)|position \d+(-\d+)?|at most \d+ |of \d+ bytes", "", refusal.message)
+    about = re.sub(
+        r"line \d+ column \d+ \(char \d+\)|position \d+(-\d+)?|at most \d+ |of \d+ bytes", "", refusal.message
+    )
     told = set(re.findall(r"\d+", about)) & stand.numbers
     if told and told - set(re.findall(r"\d+", _said(sent).decode(errors="replace"))):
         found.fault(f"a number of the silo's data in {refusal.message!r}", what)
@@ -308,7 +336,9 @@ def bombard(stand: Stand, cases: Any, found: Findings) -> Stand:
         what, kind, sent = case
         found.cases += 1
         message = Message(sent, dst_node_id=100, message_type="query")
-        message.metadata.__dict__["_message_type"] = kind  # Flower checks it where it is made: a liar does not
+        message.metadata.__dict__["_message_type"] = (
+            kind  # Flower checks it where it is made: a liar does not
+        )
         message.metadata.__dict__["_message_id"] = f"{found.cases:x}"
         try:
             reply = app(message, context)

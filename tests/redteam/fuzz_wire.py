@@ -33,7 +33,18 @@ from foedus.federation.simulation import LocalGrid
 from foedus.privacy.secagg import masks
 from foedus.privacy.secagg.client import shares_digest
 
-TYPES = ("", "query.", ".", "query.keys-reply", "query.a.b", "x", "query.\x00", "train.1", "system", "query." + "k" * 9999)
+TYPES = (
+    "",
+    "query.",
+    ".",
+    "query.keys-reply",
+    "query.a.b",
+    "x",
+    "query.\x00",
+    "train.1",
+    "system",
+    "query." + "k" * 9999,
+)
 
 
 class Wire:
@@ -76,7 +87,9 @@ def _spoil(answer: Any, mutator: Mutator) -> Any:
             tree = tree.children.add(object_id="b" * 64)
 
     def wide() -> None:
-        trees[0].children.add(object_id="c").children.extend([ObjectTree(object_id=f"{i:064x}") for i in range(20_000)])
+        trees[0].children.add(object_id="c").children.extend(
+            [ObjectTree(object_id=f"{i:064x}") for i in range(20_000)]
+        )
 
     def scramble() -> Any:
         with contextlib.suppress(Exception):
@@ -121,7 +134,11 @@ def fuzz_transport(cases: int, seed: int) -> Findings:
         wire, events = Wire(), []
         link = fleet.FleetLink("127.0.0.1:1", Path("ca"), scratch() / "key")
         loop = fleet._Node(
-            link, wire, link.node_key, node(stand.play, VICTIM), lambda name, _: events.append(name)  # type: ignore[arg-type]
+            link,
+            wire,
+            link.node_key,
+            node(stand.play, VICTIM),
+            lambda name, _: events.append(name),  # type: ignore[arg-type]
         )
         good = stand.play.keys_request(VICTIM).model_copy(update={"run": "9"}).record()
         for _ in range(cases):
@@ -232,7 +249,9 @@ def _lies(mutator: Mutator) -> Callable[[Message, RecordDict], Message]:
         tree = parse_json(body)
 
         def made(**changes: Any) -> RecordDict:
-            return RecordDict({m.RECORD: ConfigRecord({"action": action, "body": body, "data": data, **changes})})
+            return RecordDict(
+                {m.RECORD: ConfigRecord({"action": action, "body": body, "data": data, **changes})}
+            )
 
         refusal = {"code": "X" * 64, "message": "y" * 2000, "log_size": rng.choice((0, 2**53 - 1))}
         unknown = {**refusal, "code": m.LOG_SIZE_UNKNOWN}
@@ -307,7 +326,9 @@ def well_formed_lies() -> str:
         nodes.spoil = partial(spoil, nodes)
         try:
             wrong, out = nodes.run()
-            ends.append(f"{what}: {'; '.join(wrong) or 'the others finish, out are ' + ', '.join(sorted(out))}")
+            ends.append(
+                f"{what}: {'; '.join(wrong) or 'the others finish, out are ' + ', '.join(sorted(out))}"
+            )
         except FoedusError as error:
             ends.append(f"{what}: the run stops ({type(error).__name__})")
     return ", ".join(ends)
@@ -315,7 +336,9 @@ def well_formed_lies() -> str:
 
 def _bad_boxes(nodes: Nodes, message: Message, record: RecordDict) -> Message:
     tree = parse_json(bytes(record.config_records[m.RECORD]["body"]))
-    return Message(m.SharesReply(boxes=dict.fromkeys(tree["boxes"], b64(bytes(144)))).record(), reply_to=message)
+    return Message(
+        m.SharesReply(boxes=dict.fromkeys(tree["boxes"], b64(bytes(144)))).record(), reply_to=message
+    )
 
 
 def _bad_shares(nodes: Nodes, message: Message, record: RecordDict) -> Message:

@@ -149,7 +149,9 @@ class Outsider:
         self.got: list[str] = []
         self.statuses: dict[int, int] = {}
 
-    def ask(self, method: str, path: str, *, refused: frozenset[int] = REFUSED, what: str = "", **options: Any) -> int:
+    def ask(
+        self, method: str, path: str, *, refused: frozenset[int] = REFUSED, what: str = "", **options: Any
+    ) -> int:
         """One request; what is not refused is noted as got."""
         self.tried += 1
         try:
@@ -204,7 +206,9 @@ class Outsider:
         tokens = [None, "Bearer foedus_" + "0" * 8 + "_" + "0" * 64, "Bearer x", "Basic YWRtaW46YWRtaW4="]
         for method, path in routes:
             for token in tokens:
-                self.ask(method, path, headers={} if token is None else {"authorization": token}, content=b"{}")
+                self.ask(
+                    method, path, headers={} if token is None else {"authorization": token}, content=b"{}"
+                )
 
     def old_tls(self) -> None:
         """TLS 1.2, and no TLS at all."""
@@ -237,7 +241,11 @@ class Outsider:
         )  # fmt: skip
         for place in range(count):
             self.tried += 1
-            sent = pieces[place % len(pieces)] if place < 2 * len(pieces) else rng.randbytes(rng.randrange(1, 3000))
+            sent = (
+                pieces[place % len(pieces)]
+                if place < 2 * len(pieces)
+                else rng.randbytes(rng.randrange(1, 3000))
+            )
             with contextlib.suppress(OSError, ssl.SSLError):
                 with socket.create_connection((self.port.host, self.port.number), 5) as plain:
                     plain.settimeout(1.0)
@@ -273,10 +281,21 @@ def stock_node(stage: Live, folder: Path) -> Iterator[int]:
     command = [
         str(Path(sys.executable).parent / "flower-supernode"),
         *("--superlink", stage.deployment.superlink.address, "--root-certificates", str(stage.ca)),
-        *("--auth-supernode-private-key", str(folder / "stock.key"), "--host", "127.0.0.1", "--port", str(port)),
+        *(
+            "--auth-supernode-private-key",
+            str(folder / "stock.key"),
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+        ),
         *("--max-retries", "3"),
     ]
-    home = {"FLWR_HOME": str(folder / "flwr"), "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
+    home = {
+        "FLWR_HOME": str(folder / "flwr"),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+    }
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     with (folder / "stock.log").open("wb") as log:
         process = subprocess.Popen(
@@ -309,5 +328,3 @@ def _alive(pid: int, at: str) -> list[tuple[int, str]]:
     from foedus.server.superlink import _start_time
 
     return [(pid, at)] if _start_time(pid) == at else []
-
-

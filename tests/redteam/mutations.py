@@ -24,7 +24,16 @@ _STRINGS = (
     "", "\x00", "\ud800", "\U0010ffff", "A" * 65, "A" * 70_000, "../../identity.key", "$(id)", "%s%n", "{}", "=" * 44,
     "' OR 1=1 --", "\n\n\u2014 x\n", "0" * 64, "1", "-1", "99999999999999999999", "\u202e", "null", "\r\nHost: x",
 )  # fmt: skip
-KINDS = ("query", "query.weights", "query.keys_reply", "query.refusal", "train", "train.keys", "evaluate", "query.x" + "x" * 999)
+KINDS = (
+    "query",
+    "query.weights",
+    "query.keys_reply",
+    "query.refusal",
+    "train",
+    "train.keys",
+    "evaluate",
+    "query.x" + "x" * 999,
+)
 
 
 def contents() -> list[type[m.Content]]:
@@ -91,7 +100,9 @@ class Mutator:
 
     def _retype(self, c: Any, key: Any, tree: Any) -> None:
         old = c[key]
-        c[key] = self.rng.choice([None, True, -1, 0.5, "x", [], {}, [old], {"x": old}, str(old)[:50], [None] * 9])
+        c[key] = self.rng.choice(
+            [None, True, -1, 0.5, "x", [], {}, [old], {"x": old}, str(old)[:50], [None] * 9]
+        )
 
     def _token(self, c: Any, key: Any, tree: Any) -> None:
         c[key] = _RAW + self.rng.choice(_TOKENS) + _RAW
@@ -156,7 +167,20 @@ class Mutator:
     def noise(self) -> bytes:
         """Bytes that are nothing, or JSON that is no message."""
         rng = self.rng
-        texts = (b"", b"{}", b"[]", b"null", b"0", b'""', b"{", b'{"a":}', b"\x00", b"NaN", b'{"run":1}', b"\xff\xfe")
+        texts = (
+            b"",
+            b"{}",
+            b"[]",
+            b"null",
+            b"0",
+            b'""',
+            b"{",
+            b'{"a":}',
+            b"\x00",
+            b"NaN",
+            b'{"run":1}',
+            b"\xff\xfe",
+        )
         return rng.choice((rng.randbytes(rng.randrange(600)), rng.choice(texts)))
 
     def record(self, action: str, body: bytes, data: bytes) -> RecordDict:
@@ -172,9 +196,13 @@ class Mutator:
             lambda: RecordDict({m.RECORD: ConfigRecord({k: v for k, v in good.items() if k != name})}),
             lambda: RecordDict({m.RECORD: ConfigRecord({**good, rng.choice(("x", "", "Body")): odd})}),
             lambda: RecordDict({rng.choice(("x", "", "Foedus")): ConfigRecord(good)}),
-            lambda: RecordDict({m.RECORD: ConfigRecord(good), "x": rng.choice((ConfigRecord(), MetricRecord()))}),
+            lambda: RecordDict(
+                {m.RECORD: ConfigRecord(good), "x": rng.choice((ConfigRecord(), MetricRecord()))}
+            ),
             lambda: RecordDict({m.RECORD: MetricRecord({"action": 1, "body": 2.0, "data": [3, 4]})}),
-            lambda: RecordDict({m.RECORD: ArrayRecord({"w": Array("float64", (2,), "numpy.ndarray", rng.randbytes(9))})}),
+            lambda: RecordDict(
+                {m.RECORD: ArrayRecord({"w": Array("float64", (2,), "numpy.ndarray", rng.randbytes(9))})}
+            ),
         ]
         return rng.choice(shapes)()
 

@@ -67,7 +67,9 @@ def foreign_code() -> Outcome:
     stolen = [r for r in replies if r["node"] == str(stock) and "loot" in r]
     seen = 0
     for name, home in stage.world.homes.items():
-        entries = [e.record for e in AuditLog(home / "audit.db", f"foedus node {name}", create=False).entries()]
+        entries = [
+            e.record for e in AuditLog(home / "audit.db", f"foedus node {name}", create=False).entries()
+        ]
         seen += sum(e["action"] == "refused" for e in entries)
     fetched = Outsider(stage.ca, _gateway(stage)).ask("POST", "/v1/fleet/get-fab", content=b"")
     server = (folder / "ran-at-the-server").exists()
@@ -96,7 +98,10 @@ def _control(stage: Live, port: Port, outsider: Outsider) -> None:
             ("lists nodes", link.nodes),
             ("reads runs", lambda: link.run_status(1)),
             ("registers a node", lambda: link.register_node(fleet.generate_node_key(scratch() / "k"))),
-            ("starts a run with code of its own", lambda: link.start_run({"out": str(scratch()), "seconds": 0.1}, FOREIGN)),
+            (
+                "starts a run with code of its own",
+                lambda: link.start_run({"out": str(scratch()), "seconds": 0.1}, FOREIGN),
+            ),
         ):
             outsider.tried += 1
             try:
@@ -142,7 +147,9 @@ class Keyed:
         self.node = int(self.connection.call("activate-node", request, ActivateNodeResponse).node_id)
 
     def pull(self, node: int) -> Any:
-        return self.connection.call("pull-messages", PullMessagesRequest(node=Node(node_id=node)), PullMessagesResponse)
+        return self.connection.call(
+            "pull-messages", PullMessagesRequest(node=Node(node_id=node)), PullMessagesResponse
+        )
 
     def push(self, node: int, taken: Any) -> Any:
         """A reply to a message `taken` from the server, as `node`."""
@@ -154,22 +161,25 @@ class Keyed:
 
         head = message_from_proto(taken.messages_list[0])
         head.metadata.__dict__["_message_id"] = taken.message_object_trees[0].object_id
-        reply = Message(RecordDict({"forged": ConfigRecord({"by": str(self.node)})}), reply_to=head)
+        reply = Message(RecordDict({"by": ConfigRecord({"node": str(self.node)})}), reply_to=head)
         tree = get_object_tree(make_message(metadata=reply.metadata, error=Error(code=ErrorCode.UNKNOWN)))
         sent = message_to_proto(reply)
         sent.metadata.message_id, sent.metadata.src_node_id = tree.object_id, node
         request = PushMessagesRequest(
-            node=Node(node_id=node), messages_list=[sent], message_object_trees=[tree], clientapp_runtime_list=[0.1]
+            node=Node(node_id=node),
+            messages_list=[sent],
+            message_object_trees=[tree],
+            clientapp_runtime_list=[0.1],
         )
         return self.connection.call("push-messages", request, PushMessagesResponse)
 
 
-def _another_nodes(stage: Live) -> tuple[list[str], str, bool]:
+def _another_nodes(stage: Live, listening: list[Port]) -> tuple[list[str], str, bool]:
     """What a registered node gets of another node's, by claiming its id; and whether there was something to get."""
     one, two = Keyed(stage, "one"), Keyed(stage, "two")
     folder = scratch()
     superlink = stage.deployment.superlink
-    run = superlink.start_run({"out": str(folder), "nodes": 6, "seconds": 25.0}, FOREIGN)
+    run = superlink.start_run({"out": str(folder), "nodes": 6, "seconds": 15.0, "inline": True}, FOREIGN)
     end = time.monotonic() + 30
     while not (folder / "sent").exists() and time.monotonic() < end:
         time.sleep(0.1)
@@ -203,7 +213,11 @@ def _another_nodes(stage: Live) -> tuple[list[str], str, bool]:
     for what, attempt in attempts:
         try:
             answer = attempt()
-            if getattr(answer, "messages_list", None) or getattr(answer, "success", False) or "activat" in str(type(answer)).lower():
+            if (
+                getattr(answer, "messages_list", None)
+                or getattr(answer, "success", False)
+                or isinstance(answer, ActivateNodeResponse)
+            ):
                 got.append(what)
             said[what] = "answered"
         except (fleet._Lost, fleet._Denied) as error:
@@ -219,20 +233,27 @@ def _another_nodes(stage: Live) -> tuple[list[str], str, bool]:
             said["answers for another"] = str(error).removeprefix("HTTP status ")
         try:
             one.push(one.node, taken)
-            said["answers another's message as itself"] = "taken"
+            said["answers another's message as itself"] = "not refused"
         except (fleet._Lost, fleet._Denied) as error:
             said["answers another's message as itself"] = str(error).removeprefix("HTTP status ")
+        two.push(two.node, taken)  # and the owner answers it, in the same form
+    more = [str(port) for port in live.ports(stage.pids()) if port not in listening]
     end = time.monotonic() + 40
     while not superlink.run_status(run).finished and time.monotonic() < end:
         time.sleep(0.3)
     replies = json.loads((folder / "replies.json").read_text()) if (folder / "replies.json").exists() else []
-    forged = [r for r in replies if "forged" in r]
+    by = [r["by"]["node"] for r in replies if "by" in r]
+    forged, own = by.count(str(one.node)), by.count(str(two.node))
+    said["at the server"] = f"{own} of the owner's replies, {forged} forged"
     if forged:
-        got.append(f"the server took {len(forged)} forged replies")
+        got.append(f"the server took {forged} forged replies")
+    got += [f"during a run {port} listens too" for port in more]
     for keyed in (one, two):
         with contextlib.suppress(fleet._Lost, fleet._Denied):
-            keyed.connection.call("deactivate-node", DeactivateNodeRequest(node_id=keyed.node), DeactivateNodeResponse)
-    return got, ", ".join(f"{what}: {status}" for what, status in said.items()), there
+            keyed.connection.call(
+                "deactivate-node", DeactivateNodeRequest(node_id=keyed.node), DeactivateNodeResponse
+            )
+    return got, ", ".join(f"{what}: {status}" for what, status in said.items()), there and own > 0
 
 
 def every_port() -> Outcome:
@@ -248,21 +269,39 @@ def every_port() -> Outcome:
             count, got = outsider.tried, outsider.got
             control += _health(stage, port)
         tried += count
-        lines.append(f"{port}: {'nothing' if not got else '; '.join(dict.fromkeys(got))}")
+        lines.append(f"{port}: {_summary(got)}")
         fallen += [port] if got else []
-    keyed, said, there = _another_nodes(stage)
+    keyed, said, there = _another_nodes(stage, listening)
     expected = {("gateway", "tcp"), ("api", "tcp"), ("superlink", "tcp")}
     seen = {(p.owner, p.protocol) for p in listening}
-    inside = bool(fallen) and not keyed and all(p.loopback and p.owner.startswith("superlink") for p in fallen)
+    inside = (
+        bool(fallen) and not keyed and all(p.loopback and p.owner.startswith("superlink") for p in fallen)
+    )
     return Outcome(
         not fallen and not keyed and seen >= expected,
-        f"{tried} attempts on {len(listening)} ports. " + ". ".join(lines) + f". A registered node claiming another's id "
+        f"{tried} attempts on {len(listening)} ports. "
+        + ". ".join(lines)
+        + f". A registered node claiming another's id "
         f"({said}): {', '.join(keyed) or 'nothing'}",
         control >= 2 and there,
         f"the doors are there: {control} ports answer /health with the CA's certificate, and the other node's own key "
-        f"{'gets' if there else 'does not get'} the message",
+        f"{'gets the message and answers it' if there else 'got nothing: the check is void'}",
         "the SuperLink's Runtime and Control APIs on loopback are being closed elsewhere" if inside else "",
     )
+
+
+def _summary(got: list[str]) -> str:
+    """What was got, routes of one API together."""
+    if not got:
+        return "nothing"
+    routes = [g for g in got if g.startswith("/v1/")]
+    rest = [g for g in dict.fromkeys(got) if g not in routes]
+    for api in ("control", "runtime", "fleet"):
+        some = [g for g in routes if g.startswith(f"/v1/{api}/")]
+        if some:
+            rest.append(f"{len(some)} {api} routes answer, e.g. {some[0]}")
+    rest += [g for g in routes if g.split("/")[2] not in ("control", "runtime", "fleet")]
+    return "; ".join(rest)
 
 
 def _health(stage: Live, port: Port) -> int:

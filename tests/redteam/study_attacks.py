@@ -128,8 +128,14 @@ def _correlations(ear: Ear) -> dict[str, float]:
     """How the uploads of each silo correlate with its contributions, in standard errors."""
     found = {}
     for silo, vectors in ear.vectors.items():
-        sent = [np.frombuffer(d, "<i4") for s, action, _, d in ear.replies if s == silo and action == "vector-reply"]
-        pairs = [(v, s.astype(np.int64)) for (v, _), s in zip(vectors, sent, strict=False) if s.size == v.size]
+        sent = [
+            np.frombuffer(d, "<i4")
+            for s, action, _, d in ear.replies
+            if s == silo and action == "vector-reply"
+        ]
+        pairs = [
+            (v, s.astype(np.int64)) for (v, _), s in zip(vectors, sent, strict=False) if s.size == v.size
+        ]
         if pairs:
             truth = np.concatenate([v / max(1.0, float(np.abs(v).max())) for v, _ in pairs])
             heard = np.concatenate([s / max(1.0, float(np.abs(s).max())) for _, s in pairs])
@@ -205,7 +211,10 @@ def other_study() -> Outcome:
     code, _ = _other_clip(bound=True)
     seen: dict[str, str] = {}
     with world() as copy:
-        one, two = Rehearsal(copy, make_draft()), Rehearsal(copy, make_draft(training=Training(rounds=2, clip=4.0)))
+        one, two = (
+            Rehearsal(copy, make_draft()),
+            Rehearsal(copy, make_draft(training=Training(rounds=2, clip=4.0))),
+        )
         payload = one.case.study_envelope.payload
 
         def ask(what: str, study: Envelope) -> None:
@@ -215,9 +224,18 @@ def other_study() -> Outcome:
         signatures = one.case.study_envelope.signatures
         clipped = {**payload, "training": {**payload["training"], "clip": 4.0}}
         ask("clip changed on the way", Envelope("study", clipped, signatures))
-        ask("clip changed and signed by the author", Envelope("study", clipped).signed("dana", copy.key("dana")))
-        ask("less noise", Envelope("study", {**payload, "privacy": {**payload["privacy"], "sigma_train": 4}}, signatures))
-        ask("another treaty", Envelope("study", {**payload, "treaty": "0" * 64}).signed("dana", copy.key("dana")))
+        ask(
+            "clip changed and signed by the author",
+            Envelope("study", clipped).signed("dana", copy.key("dana")),
+        )
+        ask(
+            "less noise",
+            Envelope("study", {**payload, "privacy": {**payload["privacy"], "sigma_train": 4}}, signatures),
+        )
+        ask(
+            "another treaty",
+            Envelope("study", {**payload, "treaty": "0" * 64}).signed("dana", copy.key("dana")),
+        )
         ask("the other study with these approvals", two.case.study_envelope)
         # author and all approvers are in league: either study is approved by everybody, one silo gets the other
         keys = {}
@@ -261,7 +279,9 @@ def _fork(rehearsal: Rehearsal, folder: Path, entries: int, *, key: SigningKey |
         log.append("coordinator", "run.started", rehearsal.case.study_envelope.digest, {"run": "1", "i": i})
     seen = rehearsal.case.heads.get(VICTIM, 0)
     proof = [b64(h) for h in log.consistency_proof(seen)] if entries > seen > 0 else []
-    return m.LogHead(note=log.checkpoint(rehearsal.case.origin, key or rehearsal.case.key), since=seen, proof=proof)
+    return m.LogHead(
+        note=log.checkpoint(rehearsal.case.origin, key or rehearsal.case.key), since=seen, proof=proof
+    )
 
 
 def _lies(rehearsal: Rehearsal, *, gullible: bool) -> dict[str, str]:
@@ -306,7 +326,9 @@ def forged_log() -> Outcome:
         start = rehearsal.keys_request(VICTIM)
         body = start.started.body.replace('"run":"1"', '"run":"7"')
         lie = start.started.model_copy(update={"body": body})
-        seen["a start not in the log"] = word(rehearsal.ask(VICTIM, rehearsal.keys_request(VICTIM, run="7", started=lie)))
+        seen["a start not in the log"] = word(
+            rehearsal.ask(VICTIM, rehearsal.keys_request(VICTIM, run="7", started=lie))
+        )
         seen["the start of another run"] = word(rehearsal.ask(VICTIM, start.model_copy(update={"run": "2"})))
     split, whole = _split_view()
     with play() as rehearsal:
@@ -362,7 +384,11 @@ def _corrupt_run(*, checked: bool) -> str:
 def corrupted_sum() -> Outcome:
     why = _corrupt_run(checked=True)
     weak = _corrupt_run(checked=False) if has_check_value() else why
-    pending = "" if has_check_value() else "no check value yet (Silo.verify_sum): written against protocol version 2"
+    pending = (
+        ""
+        if has_check_value()
+        else "no check value yet (Silo.verify_sum): written against protocol version 2"
+    )
     return Outcome(
         why != "",
         f"12,345 added to every number of a training sum: {why or 'unnoticed; the study finished and its evidence verified'}",
@@ -389,7 +415,10 @@ def _other_weights() -> tuple[str, bool]:
     outs: list[str] = []
     with world() as copy:
         grid, case = prepare(
-            copy, make_draft(), drop=swap, note=lambda kind, data: outs.append(str(data)) if kind == "silo-out" else None
+            copy,
+            make_draft(),
+            drop=swap,
+            note=lambda kind, data: outs.append(str(data)) if kind == "silo-out" else None,
         )
         try:
             conduct(grid, case)
@@ -400,7 +429,11 @@ def _other_weights() -> tuple[str, bool]:
 
 def other_weights() -> Outcome:
     why, swapped = _other_weights()
-    pending = "" if has_check_value() else "nodes do not recompute the model yet: written against protocol version 2"
+    pending = (
+        ""
+        if has_check_value()
+        else "nodes do not recompute the model yet: written against protocol version 2"
+    )
     weak, weak_swapped = why, swapped
     if has_check_value():
         with unchecked():

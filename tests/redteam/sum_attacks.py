@@ -215,7 +215,9 @@ def substituted_key() -> Outcome:
             seen[what] = word(said)
         own = Envelope(KIND, {**good[VICTIM].payload, "share_key": b64(b"k" * 32)}, good[VICTIM].signatures)
         keys = [e.to_json() for n, e in good.items() if n != VICTIM] + [own.to_json()]
-        seen["its own keys altered"] = word(rehearsal.ask(VICTIM, m.SharesRequest(run="1", batch=0, keys=keys)))
+        seen["its own keys altered"] = word(
+            rehearsal.ask(VICTIM, m.SharesRequest(run="1", batch=0, keys=keys))
+        )
         honest = word(rehearsal.ask(VICTIM, rehearsal.shares_request()))
     weak_code, weak = _in_the_middle(pinned=False)
     refused = all(code in ("VERIFICATION", "PROTOCOL") for code in seen.values())
@@ -281,7 +283,10 @@ def lower_threshold() -> Outcome:
         honest = word(rehearsal.ask(VICTIM, rehearsal.answer_request(TRAIN)))
     _, weak = _two_suffice(Low)
     return Outcome(
-        len(refused) == 3 and not reading.broken and "(answered)" not in seen.values() and honest == "(answered)",
+        len(refused) == 3
+        and not reading.broken
+        and "(answered)" not in seen.values()
+        and honest == "(answered)",
         f"a sum over victim and colluder: {tally(refused)}, {reading}; the real node: {tally(seen)}; "
         f"then asked honestly: {honest}",
         weak.exact == D,
