@@ -8,7 +8,6 @@ error or an exception; with nothing of the silo's in it; nothing may be spent; a
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 import re
 import shutil
@@ -20,7 +19,6 @@ from typing import Any
 
 import numpy as np
 from flwr.app import ConfigRecord, Message, RecordDict
-from redteam.checks import Check, Outcome
 from redteam.crypt import secrets_of
 from redteam.mutations import KINDS, Mutator, contents, example
 from redteam.node_support import VICTIM, node, original, quiet
@@ -28,18 +26,16 @@ from support.nodes import Rehearsal
 from support.orders import copy_of, make_draft
 from support.sums import scratch
 
-from foedus.clients import app as client_app
 from foedus.documents import Envelope
 from foedus.errors import FoedusError
 from foedus.federation import messages as m
-from foedus.federation.simulation import LocalGrid
 from foedus.privacy.ledger import Ledger
 
 SEED = 20_260_101
 CASES = 10_000
 STATES = ("fresh", "keys", "shares", "uploaded", "answered")
 _CODE = re.compile(r"[A-Z_]{3,64}")
-_FOREIGN = (b"Traceback", b".py", b"site-packages", b"/dev/shm", b"/tmp/", b".db", b"sqlite", b"pydantic")  # noqa: S108
+_FOREIGN = (b"Traceback", b".py", b"site-packages", b"/dev/shm", b"/tmp/", b".db", b"sqlite", b"pydantic")
 
 
 @dataclass

@@ -137,6 +137,24 @@ def _host(text: str) -> str:
 # ── what an outsider sends ───────────────────────────────────────────────────────────────────────
 
 
+_PULL = b"POST /v1/fleet/pull-messages HTTP/1.1\r\nhost: x\r\n"
+_SMUGGLED = b"POST /v1/control/list-runs HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n"
+_NONSENSE = (
+    b"GET /health HTTP/9.9\r\n\r\n",
+    b"\x16\x03\x01\xff\xff" + b"x" * 500,
+    b"GET " + b"/" * 99_999 + b" HTTP/1.1\r\n\r\n",
+    _PULL + b"content-length: -1\r\n\r\n",
+    _PULL + b"content-length: 99999999999\r\n\r\nx",
+    _PULL + b"transfer-encoding: chunked\r\n\r\nzz\r\n",
+    _PULL + b"content-length: 4\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n" + _SMUGGLED,
+    _PULL + b"content-length: 0\r\ncontent-length: 99\r\n\r\n" + _SMUGGLED,
+    b"GET /health HTTP/1.1\r\nhost: x\r\n" + b"a: b\r\n" * 20_000 + b"\r\n",
+    b"\x00" * 1000,
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    b"GET /health HTTP/1.1\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n",
+)
+
+
 class Outsider:
     """Somebody on the network who holds the CA's certificate and nothing else."""
 
@@ -215,49 +233,41 @@ class Outsider:
         self.tried += 2
         old = ssl.create_default_context(cafile=str(self.ca))
         old.maximum_version = ssl.TLSVersion.TLSv1_2
-        with contextlib.suppress(OSError, ssl.SSLError):
-            with socket.create_connection((self.port.host, self.port.number), 5) as plain:
-                with old.wrap_socket(plain, server_hostname="localhost") as wrapped:
-                    self.got.append(f"spoke {wrapped.version()}")
-        with contextlib.suppress(OSError):
-            with socket.create_connection((self.port.host, self.port.number), 5) as plain:
-                plain.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
-                plain.settimeout(5)
-                if plain.recv(100).startswith(b"HTTP/1.1 200"):
-                    self.got.append("spoke plain HTTP")
+        with (
+            contextlib.suppress(OSError, ssl.SSLError),
+            socket.create_connection(self._address, 5) as plain,
+            old.wrap_socket(plain, server_hostname="localhost") as wrapped,
+        ):
+            self.got.append(f"spoke {wrapped.version()}")
+        with contextlib.suppress(OSError), socket.create_connection(self._address, 5) as plain:
+            plain.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+            plain.settimeout(5)
+            if plain.recv(100).startswith(b"HTTP/1.1 200"):
+                self.got.append("spoke plain HTTP")
+
+    @property
+    def _address(self) -> tuple[str, int]:
+        return self.port.host, self.port.number
 
     def nonsense(self, count: int = 60) -> None:
         """Malformed TLS and HTTP; the server must still be there afterwards."""
         rng = random.Random(7)
-        pieces = (
-            b"GET /health HTTP/9.9\r\n\r\n", b"\x16\x03\x01\xff\xff" + b"x" * 500, b"GET " + b"/" * 99_999 + b" HTTP/1.1\r\n\r\n",
-            b"POST /v1/fleet/pull-messages HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n",
-            b"POST /v1/fleet/pull-messages HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999999\r\n\r\nx",
-            b"POST /v1/fleet/pull-messages HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
-            b"POST /v1/fleet/pull-messages HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"
-            b"POST /v1/control/list-runs HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n",
-            b"GET /health HTTP/1.1\r\nhost: x\r\n" + b"a: b\r\n" * 20_000 + b"\r\n", b"\x00" * 1000, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-            b"GET /health HTTP/1.1\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n",
-        )  # fmt: skip
         for place in range(count):
             self.tried += 1
             sent = (
-                pieces[place % len(pieces)]
-                if place < 2 * len(pieces)
-                else rng.randbytes(rng.randrange(1, 3000))
+                _NONSENSE[place // 2] if place < 2 * len(_NONSENSE) else rng.randbytes(rng.randrange(1, 3000))
             )
-            with contextlib.suppress(OSError, ssl.SSLError):
-                with socket.create_connection((self.port.host, self.port.number), 5) as plain:
-                    plain.settimeout(1.0)
-                    if place % 2:
-                        plain.sendall(sent)
-                        plain.recv(1)
-                    else:
-                        with self.tls.wrap_socket(plain, server_hostname="localhost") as wrapped:
-                            wrapped.sendall(sent)
-                            while heard := wrapped.recv(65536):
-                                if b" 200 " in heard[:20] and b"/health" not in sent:
-                                    self.got.append(f"200 to {sent[:40]!r}")
+            with contextlib.suppress(OSError), socket.create_connection(self._address, 5) as plain:
+                plain.settimeout(1.0)
+                if place % 2:
+                    plain.sendall(sent)
+                    plain.recv(1)
+                    continue
+                with self.tls.wrap_socket(plain, server_hostname="localhost") as wrapped:
+                    wrapped.sendall(sent)
+                    while heard := wrapped.recv(65536):
+                        if b" 200 " in heard[:20] and b"/health" not in sent:
+                            self.got.append(f"200 to {sent[:40]!r}")
         health = self.client.get(f"{self.base}/health")
         if health.status_code not in (200, 404):
             self.got.append(f"after nonsense: health {health.status_code}")

@@ -22,7 +22,6 @@ from foedus.compliance.treaty import sign_all
 from foedus.documents import Envelope, SigningKey, b64
 from foedus.errors import FoedusError
 from foedus.federation import messages as m
-from foedus.privacy.secagg.client import Silo
 from foedus.privacy.secagg.keys import KIND, BatchKeys, Roster
 
 ALL = ("s1", "s2", "s3", "s4")

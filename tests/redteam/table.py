@@ -49,8 +49,8 @@ def main(arguments: list[str]) -> int:
         for c in CHECKS
         if (c.number in wanted or not wanted) and not ("--quick" in arguments and c.deployment)
     ]
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    table = Table(title="The red team's attacks on foedus", show_lines=True, title_style="bold")
+    console = Console(width=None if sys.stdout.isatty() else 170)
+    table = Table(title="The red team's attacks on foedus", show_lines=True, expand=True, title_style="bold")
     for column, options in (
         ("#", {"width": 3}),
         ("the attacker …", {"ratio": 2}),
