@@ -183,8 +183,6 @@ class SiloApp:
         if len(data) != 8 * permit.study.parameters:
             raise ProtocolError(f"round {plan.round}: the model has the wrong size")
         weights = np.frombuffer(data, "<f8").astype(np.float64)
-        if not np.isfinite(weights).all():  # also where the round does not look at them
-            raise InputError(f"round {plan.round}: the model is not finite")
         context = run.silo.context
         # Before anything is reserved, so that asking again can't eat the budget.
         self.journal.require_new(context.study, context.run, "upload", plan.round)
@@ -192,6 +190,8 @@ class SiloApp:
         guard.advance_log(request.log)  # 2
         if request.boxes is not None:
             run.silo.receive(m.boxes_from_json(request.boxes))
+        if not np.isfinite(weights).all():  # also where the round does not look at them
+            raise InputError(f"round {plan.round}: the model is not finite")
         cohort = guard.cohort(permit)  # 3
         side: Side = "test" if plan.task == "evaluate" else "train"
         ref = guard.reserve(permit, plan)  # 4

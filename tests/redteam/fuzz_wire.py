@@ -88,7 +88,7 @@ def _spoil(answer: Any, mutator: Mutator) -> Any:
 
     def wide() -> None:
         trees[0].children.add(object_id="c").children.extend(
-            [ObjectTree(object_id=f"{i:064x}") for i in range(20_000)]
+            [ObjectTree(object_id=f"{i:064x}") for i in range(2_000)]
         )
 
     def scramble() -> Any:
@@ -351,7 +351,7 @@ def _bad_shares(nodes: Nodes, message: Message, record: RecordDict) -> Message:
 
 # ── the check ────────────────────────────────────────────────────────────────────────────────────
 
-_TRANSPORT, _SERVER = 1000, 100
+_TRANSPORT, _SERVER = 1000, 60
 
 
 def _talkative(self: SiloApp, action: str, error: FoedusError) -> m.Refusal:

@@ -167,6 +167,12 @@ class Outsider:
         self.got: list[str] = []
         self.statuses: dict[int, int] = {}
 
+    def __enter__(self) -> Outsider:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.client.close()
+
     def ask(
         self, method: str, path: str, *, refused: frozenset[int] = REFUSED, what: str = "", **options: Any
     ) -> int:
@@ -197,8 +203,8 @@ class Outsider:
         from flwr.proto.fleet_pb2 import ActivateNodeRequest, PullMessagesRequest, RegisterNodeFleetRequest
         from flwr.proto.node_pb2 import Node
 
-        connection = stranger(self.ca, f"{self.port.host}:{self.port.number}", scratch() / "own.key")
-        headers = {**connection._headers, **connection._signature()}
+        with stranger(self.ca, f"{self.port.host}:{self.port.number}", scratch() / "own.key") as connection:
+            headers = {**connection._headers, **connection._signature()}
         unknown = REFUSED | {412}  # Flower's "no such node"
         for route, request in (
             ("register-node", RegisterNodeFleetRequest(public_key=connection.public_pem)),

@@ -129,7 +129,7 @@ class Mutator:
 
     def _grow(self, c: Any, key: Any, tree: Any) -> None:
         if isinstance(c[key], list):
-            c[key] = (c[key] or [0]) * self.rng.choice((2, 100, 3000))
+            c[key] = (c[key] or [0]) * self.rng.choice((2, 30, 300))
         elif isinstance(c[key], dict):
             c[key] = {**c[key], **{f"k{i}": 0 for i in range(self.rng.choice((1, 50)))}}
         else:

@@ -71,7 +71,8 @@ def foreign_code() -> Outcome:
             e.record for e in AuditLog(home / "audit.db", f"foedus node {name}", create=False).entries()
         ]
         seen += sum(e["action"] == "refused" for e in entries)
-    fetched = Outsider(stage.ca, _gateway(stage)).ask("POST", "/v1/fleet/get-fab", content=b"")
+    with Outsider(stage.ca, _gateway(stage)) as outsider:
+        fetched = outsider.ask("POST", "/v1/fleet/get-fab", content=b"")
     server = (folder / "ran-at-the-server").exists()
     return Outcome(
         not at_ours and len(refusals) == len(heard) == 12 and fetched == 404 and seen >= 12,
@@ -113,15 +114,14 @@ def _control(stage: Live, port: Port, outsider: Outsider) -> None:
 
 
 def _tcp(stage: Live, port: Port) -> Outsider:
-    outsider = Outsider(stage.ca, port)
-    outsider.documents()
-    outsider.flower()
-    outsider.with_a_key_of_its_own()
-    outsider.our_api()
-    _control(stage, port, outsider)
-    outsider.old_tls()
-    outsider.nonsense()
-    outsider.client.close()
+    with Outsider(stage.ca, port) as outsider:
+        outsider.documents()
+        outsider.flower()
+        outsider.with_a_key_of_its_own()
+        outsider.our_api()
+        _control(stage, port, outsider)
+        outsider.old_tls()
+        outsider.nonsense()
     return outsider
 
 
@@ -249,7 +249,7 @@ def _another_nodes(stage: Live, listening: list[Port]) -> tuple[list[str], str, 
         got.append(f"the server took {forged} forged replies")
     got += [f"during a run {port} listens too" for port in more]
     for keyed in (one, two):
-        with contextlib.suppress(fleet._Lost, fleet._Denied):
+        with keyed.connection, contextlib.suppress(fleet._Lost, fleet._Denied):
             keyed.connection.call(
                 "deactivate-node", DeactivateNodeRequest(node_id=keyed.node), DeactivateNodeResponse
             )
@@ -305,11 +305,9 @@ def _summary(got: list[str]) -> str:
 
 
 def _health(stage: Live, port: Port) -> int:
-    try:
-        with httpx.Client(verify=Outsider(stage.ca, port).tls, trust_env=False, timeout=5.0) as client:
-            return int(client.get(f"https://{port.host}:{port.number}/health").status_code == 200)
-    except httpx.HTTPError:
-        return 0
+    with Outsider(stage.ca, port) as outsider, contextlib.suppress(httpx.HTTPError):
+        return int(outsider.client.get(f"{outsider.base}/health").status_code == 200)
+    return 0
 
 
 CHECKS = [
