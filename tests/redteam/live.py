@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
@@ -167,7 +167,7 @@ class Outsider:
         self.got: list[str] = []
         self.statuses: dict[int, int] = {}
 
-    def __enter__(self) -> Outsider:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -16,6 +16,7 @@ def _ended() -> Iterator[None]:
     live.close()
 
 
+@pytest.mark.timeout(900)  # 10,000 messages on a busy machine
 @pytest.mark.filterwarnings("ignore:The 'future.infer_string' option")
 @pytest.mark.parametrize(
     "check",
