@@ -1,17 +1,19 @@
 # Two commands do everything on a fresh machine with Python 3.11, pip and make:
 #   make demo    the whole federation on this machine, one node killed, a verified result
 #   make test    types, style, floors, every test
+#   make redteam every attack of the red team, as a table; some start real processes
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO_ARGS ?=
 TEST_ARGS ?=
+REDTEAM_ARGS ?=
 export FLWR_TELEMETRY_ENABLED = 0
 export FLWR_DISABLE_UPDATE_CHECK = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test check install clean
+.PHONY: demo test redteam check install clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "foedus needs Python 3.11 or newer")'
@@ -32,6 +34,9 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+redteam: $(STAMP)
+	PYTHONPATH=tests $(BIN)/python tests/redteam/table.py $(REDTEAM_ARGS)
 
 # The quick tests two at a time; those that start real processes by themselves, in peace.
 test: check

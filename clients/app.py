@@ -20,7 +20,7 @@ from ..compliance.auditlog.log import AuditLog
 from ..compliance.lineage import Dataset as Table
 from ..compliance.lineage import Lineage, privacy_facet
 from ..documents import Envelope, canonical
-from ..errors import FoedusError, ProtocolError, Refused, VerificationError
+from ..errors import FoedusError, InputError, ProtocolError, Refused, VerificationError
 from ..federation import messages as m
 from ..federation.study import price
 from ..privacy.accountant import ZCDP
@@ -147,12 +147,14 @@ class SiloApp:
 
     def _refuse(self, action: str, error: FoedusError) -> m.Refusal:
         code = error.code if isinstance(error, Refused) else _code(error)
+        # What a peer sent may be quoted in it, lone surrogates and all: no text that can be logged or sent.
+        reason = error.message.encode(errors="backslashreplace").decode()
         # A message that names a file of this node is about the node, not about what the server sent.
         about_peer = isinstance(error, VerificationError) and str(self.home.path) not in error.message
         tellable = about_peer or code in _TELLABLE
-        said = error.message if tellable else "the node refuses; its own audit log holds the reason"
-        _log.warning("refused %r: %s: %s", action, code, error.message)
-        self.audit.append(self.home.party, "refused", action, {"code": code, "reason": error.message})
+        said = reason if tellable else "the node refuses; its own audit log holds the reason"
+        _log.warning("refused %r: %s: %s", action, code, reason)
+        self.audit.append(self.home.party, "refused", action, {"code": code, "reason": reason})
         try:
             size = self.guard.log_size
         except FoedusError:
@@ -170,6 +172,8 @@ class SiloApp:
             batch=request.batch,
             rounds=tuple(request.rounds),
         )
+        # Before the table is read, which takes a while: asking again must cost next to nothing.
+        self.journal.require_new(context.study, context.run, "set-up", context.batch)
         silo = Silo(self.home.party, self.guard.identity, self.guard.roster, context, self.journal)
         trainer = Trainer(self.home, study, treaty.retention_days, self._sampler)
         # A first look at the cohort, so that a table that can't serve is refused before keys are made.
@@ -231,6 +235,8 @@ class SiloApp:
         if request.ready is not None:
             run.silo.take_ready(_by_silo(request.ready))
         self._take_sum(request.run, request.previous, rest)
+        if not np.isfinite(weights).all():  # also where the round does not look at them
+            raise InputError(f"round {plan.round}: the model is not finite")
         run.follower.check(plan.round, weights)
         cohort = guard.cohort(permit)  # 3
         side: Side = "test" if plan.task == "evaluate" else "train"

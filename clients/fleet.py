@@ -480,7 +480,11 @@ class _Node:
             return True
         if not taken.messages_list:
             return False
-        head, tree = message_from_proto(taken.messages_list[0]), taken.message_object_trees[0]
+        try:
+            head, tree = message_from_proto(taken.messages_list[0]), taken.message_object_trees[0]
+        except Exception:  # noqa: BLE001 - what can't even be answered must not end this process
+            _log.exception("a message without a readable head was passed over")
+            return False  # ask again, after a wait
         head.metadata.__dict__["_message_id"] = tree.object_id
         run_id, started = head.metadata.run_id, time.monotonic()
         inline = not tree.children

@@ -120,22 +120,24 @@ def start(
 
 
 def api_server(app: ASGIApp, files: Certificates, host: str, port: int) -> uvicorn.Server:
-    """The API with TLS, not running yet."""
-    return uvicorn.Server(
-        uvicorn.Config(
-            app,
-            host=host,
-            port=port,
-            ssl_certfile=str(files.server_cert),
-            ssl_keyfile=str(files.server_key),
-            server_header=False,
-            ws="none",
-            log_level="warning",
-            # Followers hold their connections open; they come back with Last-Event-ID.
-            timeout_graceful_shutdown=5,
-            limit_concurrency=512,
-        )
+    """The API with TLS 1.3, not running yet."""
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        ssl_certfile=str(files.server_cert),
+        ssl_keyfile=str(files.server_key),
+        server_header=False,
+        ws="none",
+        log_level="warning",
+        # Followers hold their connections open; they come back with Last-Event-ID.
+        timeout_graceful_shutdown=5,
+        limit_concurrency=512,
     )
+    config.load()
+    if config.ssl is not None:
+        config.ssl.minimum_version = ssl.TLSVersion.TLSv1_3
+    return uvicorn.Server(config)
 
 
 def run_api(server: uvicorn.Server, sockets: list[socket.socket] | None = None) -> None:

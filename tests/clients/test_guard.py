@@ -355,3 +355,10 @@ def test_malformed_messages_are_refused(play: Rehearsal) -> None:
         except AssertionError as error:
             raise AssertionError(f"{name}: {error}") from error
     assert play.ask(NODE, keys(play)).refusal is None  # and the node still serves
+
+
+def test_a_refusal_that_quotes_what_is_no_text_is_still_a_refusal(play: Rehearsal) -> None:
+    body = json.dumps({"run": "\ud800", "batch": 0, "keys": []}).encode()
+    record = RecordDict({m.RECORD: ConfigRecord({"action": "shares", "body": body, "data": b""})})
+    refusal = assert_refused(play, NODE, play.send(NODE, "query.shares", record), "NO_SET_UP")
+    assert r"\ud800" in refusal.message

@@ -1,0 +1,77 @@
+"""One world of four shops for all checks; each attack plays in a copy of it, in memory where there is some."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from support.nodes import Rehearsal, Said
+from support.orders import copy_of, make_draft, small_world
+from support.sums import scratch
+
+from foedus.clients.app import SiloApp
+from foedus.demo.world import World
+
+VICTIM = "aster-music"
+TRAIN = 2  # the first training round; round 1 is of curvature
+
+
+@functools.cache
+def original() -> World:
+    """Four partners under a treaty that allows ε = 40."""
+    return small_world(scratch() / "world", make_draft(epsilon=20.0))
+
+
+@contextmanager
+def world() -> Iterator[World]:
+    """A copy of it, gone afterwards."""
+    folder = scratch()
+    try:
+        with quiet():
+            yield copy_of(original(), folder / "world")
+    finally:
+        shutil.rmtree(folder)
+
+
+@contextmanager
+def play(**options: Any) -> Iterator[Rehearsal]:
+    """An approved and started study, and four real nodes waiting for its first message."""
+    with world() as copy:
+        yield Rehearsal(copy, make_draft(), **options)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Nodes under attack warn a lot; and Ibis 10 asks pandas 3 for an option on its way out."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The 'future.infer_string' option")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def node(rehearsal: Rehearsal, silo: str) -> SiloApp:
+    """The node's app itself, for looking into it and for weakening it."""
+    found = rehearsal.grid._apps[100 + rehearsal.silos.index(silo)]
+    assert isinstance(found, SiloApp)
+    return found
+
+
+def word(said: Said) -> str:
+    """What a node said: the refusal's code, or ``(answered)``."""
+    return "(answered)" if said.refusal is None else said.refusal.code
+
+
+def uploads(rehearsal: Rehearsal, number: int = TRAIN) -> None:
+    """Every node uploads its vector of a round, as in an honest run."""
+    for silo in rehearsal.silos:
+        said = rehearsal.ask(silo, rehearsal.vector_request(silo, number), rehearsal.weights)
+        assert said.refusal is None, said.refusal

@@ -1,0 +1,456 @@
+"""Checks 8–10 and 12: a malicious server against whole nodes; it may lie about study, log, sums and model.
+
+In 8 the server listens to a whole study and looks for anything of a silo's in clear; in 9 its people
+(author and every approver) are in league with it; in 10 it signs any log it likes; in 12 it alters what
+it gives out.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+from flwr.app import Context, Message
+from redteam.checks import Check, Outcome, tally
+from redteam.crypt import D, Naked, Stage, alter, code_of, compare, has_check_value, unchecked
+from redteam.node_support import TRAIN, VICTIM, node, play, word, world
+from support.bundles import Tampered
+from support.nodes import Rehearsal
+from support.orders import make_draft, no_noise
+from support.sums import BOUND
+
+from foedus.clients import app as client_app
+from foedus.clients.trainer import Trainer
+from foedus.compliance.auditlog.checkpoint import Checkpoint, open_checkpoint
+from foedus.compliance.auditlog.log import AuditLog
+from foedus.compliance.auditlog.witness import HeadKeeper
+from foedus.demo.simulate import prepare
+from foedus.documents import Envelope, SigningKey, b64
+from foedus.errors import FoedusError, VerificationError
+from foedus.federation import messages as m
+from foedus.federation.study import Training
+from foedus.federation.verification import verify
+from foedus.server.coordinator import conduct
+
+# ── 8: anything in clear ─────────────────────────────────────────────────────────────────────────
+
+
+@dataclass
+class Ear:
+    """Hears every reply of every node, and knows, to search for it, what no reply may hold."""
+
+    replies: list[tuple[str, str, bytes, bytes]] = field(default_factory=list)  # silo, action, body, data
+    vectors: dict[str, list[Any]] = field(default_factory=dict)
+    counts: dict[str, set[int]] = field(default_factory=dict)
+    public: set[int] = field(default_factory=set)
+
+    def listen(self, silo: str, app: Any) -> Any:
+        def answer(message: Message, context: Context) -> Message:
+            reply = app(message, context)
+            record = reply.content.config_records[m.RECORD]
+            self.replies.append((silo, str(record["action"]), bytes(record["body"]), bytes(record["data"])))
+            return reply
+
+        return answer
+
+    def found(self) -> list[str]:
+        """What was heard in clear: contributions in any number format, counts, histogram cells."""
+        hits = []
+        for silo, action, body, data in self.replies:
+            heard = body + data + b"".join(_decoded(body))
+            for what, needle in self._needles(silo):
+                if needle in heard:
+                    hits.append(f"{silo}: {what} in {action}")
+            told = {int(n) for n in re.findall(rb"(?<![\w.+/=-])\d{2,9}(?![\w.+/=])", body)}
+            for count in sorted(told & self.counts[silo] - self.public):
+                hits.append(f"{silo}: the count {count} in {action}")
+        return hits
+
+    def _needles(self, silo: str) -> Iterator[tuple[str, bytes]]:
+        for vector, scale in self.vectors.get(silo, []):
+            values = vector[np.flatnonzero(vector)[:64]] if np.count_nonzero(vector) else vector
+            whole = vector[: max(4, values.size)]
+            for dtype in ("<i4", "<i8", "<f4", "<f8", ">i4", ">i8"):
+                yield f"a contribution as {dtype}", whole.astype(dtype).tobytes()[:16]
+            for dtype in ("<f4", "<f8"):
+                yield f"a contribution, unscaled, as {dtype}", (whole / scale).astype(dtype).tobytes()[:16]
+
+
+def _decoded(body: bytes) -> list[bytes]:
+    """Whatever in a body is base64, decoded."""
+    found = []
+    for text in re.findall(rb"[A-Za-z0-9+/]{16,}={0,2}", body):
+        with contextlib.suppress(ValueError):
+            found.append(base64.b64decode(text, validate=True))
+    return found
+
+
+def _overhear(**weak: Any) -> tuple[Ear, dict[str, float], int]:
+    """A whole study without noise, so that nothing but the masks hides a contribution; bytes of uploads seen."""
+    ear = Ear()
+    contribution = Trainer.contribution
+
+    def spied(self: Trainer, plan: Any, dataset: Any, weights: Any) -> Any:
+        words = contribution(self, plan, dataset, weights)
+        vector = words.view(np.int32).astype(np.int64)
+        ear.vectors.setdefault(self.home.party, []).append((vector, 2.0**plan.scale_bits))
+        counts = ear.counts.setdefault(self.home.party, set())
+        counts |= {len(dataset.customers), int(np.sum(dataset.labels))}
+        if plan.task == "evaluate":
+            counts |= {int(n) for n in vector // 2**plan.scale_bits}
+        # Small numbers are everywhere (the treaty's least cohort is 50), and the lengths of vectors are public.
+        ear.public.add(int(plan.dimension))
+        counts -= set(range(50))
+        return words
+
+    with world() as copy, patch.object(Trainer, "contribution", spied), contextlib.ExitStack() as stack:
+        for target, name, value in weak.get("patches", ()):
+            stack.enter_context(patch.object(target, name, value))
+        grid, case = prepare(copy, make_draft(), sampler=no_noise)
+        for place, silo in enumerate(copy.homes):
+            ear.counts[silo] = set()
+            grid._apps[100 + place] = ear.listen(silo, grid._apps[100 + place])
+        with contextlib.suppress(FoedusError, ArithmeticError):
+            conduct(grid, case)
+    correlations = _correlations(ear)
+    return ear, correlations, sum(len(data) for *_, data in ear.replies)
+
+
+def _correlations(ear: Ear) -> dict[str, float]:
+    """How the uploads of each silo correlate with its contributions, in standard errors."""
+    found = {}
+    for silo, vectors in ear.vectors.items():
+        sent = [
+            np.frombuffer(d, "<i4")
+            for s, action, _, d in ear.replies
+            if s == silo and action == "vector-reply"
+        ]
+        pairs = [
+            (v, s.astype(np.int64)) for (v, _), s in zip(vectors, sent, strict=False) if s.size == v.size
+        ]
+        if pairs:
+            truth = np.concatenate([v / max(1.0, float(np.abs(v).max())) for v, _ in pairs])
+            heard = np.concatenate([s / max(1.0, float(np.abs(s).max())) for _, s in pairs])
+            found[silo] = float(np.corrcoef(truth, heard)[0, 1]) * np.sqrt(truth.size)
+    return found
+
+
+def _refused_with(told: frozenset[str]) -> list[str]:
+    """A node whose cohort is too large says so; is the number in it?"""
+    ear = Ear()
+    with play() as rehearsal:
+        guard = node(rehearsal, VICTIM).guard
+        guard.treaty = guard.treaty.model_copy(update={"min_cohort": 9_999})
+        with patch.object(client_app, "_TELLABLE", told):
+            said = rehearsal.ask(VICTIM, rehearsal.keys_request(VICTIM))
+        body = bytes(said.message.content.config_records[m.RECORD]["body"])
+        trainer = Trainer(guard.home, rehearsal.case.study, 4, guard.treaty.retention_days)
+        from datetime import UTC, datetime
+
+        cohort = guard.consent.in_force(rehearsal.case.study.purpose, datetime.now(UTC))
+        ear.counts[VICTIM] = {len(trainer.dataset(side, cohort).customers) for side in ("train", "test")}
+        ear.replies.append((VICTIM, said.action, body, b""))
+    return ear.found()
+
+
+def clear_text() -> Outcome:
+    ear, correlations, size = _overhear()
+    hits = ear.found() + _refused_with(client_app._TELLABLE)
+    worst = max(abs(c) for c in correlations.values())
+    needles = sum(len(list(ear._needles(s))) + len(ear.counts[s]) for s in ear.counts)
+    weak, weak_correlations, _ = _overhear(patches=[(client_app, "Silo", Naked)])
+    weak_hits = weak.found()
+    weak_told = _refused_with(client_app._TELLABLE | {"COHORT_TOO_SMALL"})
+    return Outcome(
+        not hits and worst < 6 and len(ear.replies) > 40,
+        f"a whole study without noise overheard: {len(ear.replies)} replies, {size:,} bytes of vectors, searched for "
+        f"{needles:,} contributions, counts and histogram cells: {len(hits)} found{': ' + hits[0] if hits else ''}; "
+        f"uploads correlate with contributions by {worst:.1f} standard errors at most",
+        len(weak_hits) > 0 and max(abs(c) for c in weak_correlations.values()) > 6 and bool(weak_told),
+        f"nodes that do not mask: {len(weak_hits)} found, e.g. {weak_hits[0] if weak_hits else '-'}; a refusal that may "
+        f"name the cohort: {weak_told[0] if weak_told else '-'}",
+    )
+
+
+# ── 9: another study for one silo ────────────────────────────────────────────────────────────────
+
+
+def _other_clip(*, bound: bool) -> tuple[str, Any]:
+    """The victim clips at 2^16 times what the others clip at: of the sum, the top bits are its own."""
+    stage = Stage()
+    rng = np.random.default_rng(5)
+    factor = 2**16
+    secret = rng.integers(-BOUND // factor, BOUND // factor, D)
+    made = {name: rng.integers(-256, 257, D) for name in ("s1", "s2", "s3")} | {"s4": secret * factor}
+    if bound:  # as it is: every key and signature names the study it was made for
+        stage.silos["s4"] = stage.silo("s4", study="6" * 64)
+    try:
+        advertised = [stage.silos[name].advertise() for name in stage.names]
+        for name, envelope in zip(stage.names, advertised, strict=True):
+            if not bound or name != "s4":
+                stage.aggregator.add_advertisement(name, envelope)
+        for name in stage.names:
+            stage.aggregator.add_boxes(name, stage.silos[name].share(advertised))
+        for name in stage.names:
+            stage.silos[name].receive(stage.aggregator.boxes_for(name))
+        total = stage.round(1, made)
+    except FoedusError as error:
+        return code_of(error), None
+    return "", compare(np.rint(np.asarray(total) / factor).astype(np.int64), secret)
+
+
+def other_study() -> Outcome:
+    code, _ = _other_clip(bound=True)
+    seen: dict[str, str] = {}
+    with world() as copy:
+        one, two = (
+            Rehearsal(copy, make_draft()),
+            Rehearsal(copy, make_draft(training=Training(rounds=2, clip=4.0))),
+        )
+        payload = one.case.study_envelope.payload
+
+        def ask(what: str, study: Envelope) -> None:
+            said = one.ask(VICTIM, one.keys_request(VICTIM, study=study.to_json()))
+            seen[what] = word(said)
+
+        signatures = one.case.study_envelope.signatures
+        clipped = {**payload, "training": {**payload["training"], "clip": 4.0}}
+        ask("clip changed on the way", Envelope("study", clipped, signatures))
+        ask(
+            "clip changed and signed by the author",
+            Envelope("study", clipped).signed("dana", copy.key("dana")),
+        )
+        ask(
+            "less noise",
+            Envelope("study", {**payload, "privacy": {**payload["privacy"], "sigma_train": 4}}, signatures),
+        )
+        ask(
+            "another treaty",
+            Envelope("study", {**payload, "treaty": "0" * 64}).signed("dana", copy.key("dana")),
+        )
+        ask("the other study with these approvals", two.case.study_envelope)
+        # author and all approvers are in league: either study is approved by everybody, one silo gets the other
+        keys = {}
+        for silo in one.silos:
+            told = two if silo == VICTIM else one
+            said = told.ask(silo, told.keys_request(silo))
+            assert said.refusal is None, said.refusal
+            keys[silo] = m.KeysReply.read(said.message)[0].keys
+        everybody = m.SharesRequest(run="1", batch=0, keys=list(keys.values()))
+        others = m.SharesRequest(run="1", batch=0, keys=[k for s, k in keys.items() if s != VICTIM])
+        seen["both approved: the victim with the others"] = word(two.ask(VICTIM, everybody))
+        alone = m.SharesRequest(run="1", batch=0, keys=[keys[VICTIM]])
+        seen["both approved: the victim alone"] = word(two.ask(VICTIM, alone))
+        seen["both approved: another with the victim"] = word(one.ask(one.silos[1], everybody))
+        honest = word(one.ask(one.silos[1], others))
+    weak_code, weak = _other_clip(bound=False)
+    return Outcome(
+        code != "" and "(answered)" not in seen.values() and honest == "(answered)",
+        f"another study (clip × 4) for one node: {tally(seen)}, even where author and all approvers signed both; "
+        f"silos of two studies: {code}",
+        weak is not None and weak.exact > 0.99 * D,
+        f"keys not bound to the study, the victim's clip × 2^16: {weak or weak_code} read from the sum",
+    )
+
+
+# ── 10: another log ──────────────────────────────────────────────────────────────────────────────
+
+
+class Gullible(HeadKeeper):
+    """A node's memory of the log that takes any head its key has signed."""
+
+    def advance(self, note: str, proof: Any) -> Checkpoint:
+        self._path.write_text(note)
+        return open_checkpoint(note, self._name, self._public)
+
+
+def _fork(rehearsal: Rehearsal, folder: Path, entries: int, *, key: SigningKey | None = None) -> m.LogHead:
+    """The head of another history of so many entries, with the best proof there is."""
+    log = AuditLog(folder / f"fork-{entries}.db", rehearsal.case.origin)
+    for i in range(entries - log.size):
+        log.append("coordinator", "run.started", rehearsal.case.study_envelope.digest, {"run": "1", "i": i})
+    seen = rehearsal.case.heads.get(VICTIM, 0)
+    proof = [b64(h) for h in log.consistency_proof(seen)] if entries > seen > 0 else []
+    return m.LogHead(
+        note=log.checkpoint(rehearsal.case.origin, key or rehearsal.case.key), since=seen, proof=proof
+    )
+
+
+def _lies(rehearsal: Rehearsal, *, gullible: bool) -> dict[str, str]:
+    seen: dict[str, str] = {}
+    if gullible:
+        guard = node(rehearsal, VICTIM).guard
+        guard.heads = Gullible(guard.heads._path, guard.heads._name, guard.heads._public)
+    early = rehearsal.case.head(VICTIM)
+    rehearsal.set_up()
+    folder = rehearsal.world.root
+    size = rehearsal.case.heads[VICTIM]
+    lies = {
+        "a longer fork": _fork(rehearsal, folder, size + 5),
+        "a fork of the same size": _fork(rehearsal, folder, size),
+        "a truncated log": _fork(rehearsal, folder, 2),
+        "an empty log": m.LogHead(note=AuditLog(folder / "none.db", rehearsal.case.origin).checkpoint(
+            rehearsal.case.origin, rehearsal.case.key), since=size, proof=[]),
+    }  # fmt: skip
+    rehearsal.case.log.append("coordinator", "note", "x", {})
+    honest = rehearsal.case.head(VICTIM)
+    lies["a proof left out"] = honest.model_copy(update={"proof": []})
+    lies["a proof altered"] = honest.model_copy(update={"proof": [b64(b"k" * 32), *honest.proof[1:]]})
+    if not gullible:
+        lies["signed by another key"] = _fork(rehearsal, folder, size + 6, key=SigningKey.generate())
+        lies["the head seen, as if nothing had been"] = early
+    for what, head in lies.items():
+        request = rehearsal.vector_request(VICTIM, TRAIN, boxes=not seen, log=head)
+        seen[what] = word(rehearsal.ask(VICTIM, request, rehearsal.weights))
+        if gullible:
+            break  # it has answered the round: there is nothing left to try
+    if not gullible:
+        request = rehearsal.vector_request(VICTIM, TRAIN, boxes=True)
+        assert word(rehearsal.ask(VICTIM, request, rehearsal.weights)) == "(answered)"
+    return seen
+
+
+def forged_log() -> Outcome:
+    with play() as rehearsal:
+        seen = _lies(rehearsal, gullible=False)
+        kept = len(list(rehearsal.home(VICTIM).glob("log-head.refused-*.json")))
+    with play() as rehearsal:
+        start = rehearsal.keys_request(VICTIM)
+        body = start.started.body.replace('"run":"1"', '"run":"7"')
+        lie = start.started.model_copy(update={"body": body})
+        seen["a start not in the log"] = word(
+            rehearsal.ask(VICTIM, rehearsal.keys_request(VICTIM, run="7", started=lie))
+        )
+        seen["the start of another run"] = word(rehearsal.ask(VICTIM, start.model_copy(update={"run": "2"})))
+    split, whole = _split_view()
+    with play() as rehearsal:
+        weak = _lies(rehearsal, gullible=True)
+    return Outcome(
+        "(answered)" not in seen.values() and kept > 0 and all("check 10" in why for why in split) and whole,
+        f"{len(seen)} lies about the log: {tally(seen)}; {kept} contradicting heads kept as proof; another history "
+        f"shown to the officers than to the nodes: found {len(split)} of {len(split)} times by the nodes' receipts",
+        "(answered)" in weak.values(),
+        f"a node without the log check: {next(iter(weak))} is taken, and a vector given",
+    )
+
+
+def _split_view() -> tuple[list[str], bool]:
+    """Nodes saw one log; the bundle shows another, signed by the same coordinator. Why the verifier refuses."""
+    edits = {
+        "an entry edited": lambda e: e[0].update(actor="nobody"),
+        "an entry slipped in": lambda e: e.insert(0, e[0]),
+    }
+    reasons = []
+    with world() as copy:
+        grid, case = prepare(copy, make_draft())
+        good = conduct(grid, case)
+        whole = len(verify(good).checks) > 0
+        for place, edit in enumerate(edits.values()):
+            bundle = Tampered(good, copy)
+            bundle.log(edit)
+            try:
+                verify(bundle.write(copy.root / f"lie-{place}.zip"))
+                reasons.append("nothing found")
+            except VerificationError as error:
+                reasons.append(error.message)
+    return reasons, whole
+
+
+# ── 12: a corrupted sum, or another model for one silo ───────────────────────────────────────────
+
+
+def _corrupt_run(*, checked: bool) -> str:
+    """A study in which the server adds a vector of its own to round 2's sum, and goes on as if it were the sum."""
+    with world() as copy, contextlib.ExitStack() as stack:
+        stack.enter_context(alter(TRAIN, 12_345))
+        if not checked:
+            stack.enter_context(unchecked())
+        grid, case = prepare(copy, make_draft())
+        try:
+            verify(conduct(grid, case))
+        except FoedusError as error:
+            return f"{code_of(error)}: {error.message[:120]}"
+    return ""
+
+
+def corrupted_sum() -> Outcome:
+    why = _corrupt_run(checked=True)
+    weak = _corrupt_run(checked=False) if has_check_value() else why
+    pending = (
+        ""
+        if has_check_value()
+        else "no check value yet (Silo.verify_sum): written against protocol version 2"
+    )
+    return Outcome(
+        why != "",
+        f"12,345 added to every number of a training sum: {why or 'unnoticed; the study finished and its evidence verified'}",
+        weak == "",
+        "silos that do not verify the sum: " + (weak or "unnoticed, evidence verified"),
+        pending,
+    )
+
+
+def _other_weights() -> tuple[str, bool]:
+    """In one training round a single node gets another model than the rest."""
+
+    def swap(number: int, kind: str, message: Message) -> bool:
+        record = message.content.config_records.get(m.RECORD)
+        if kind == "query.vector" and number == 100 and record is not None:
+            body = json.loads(bytes(record["body"]))
+            if body["round"] == TRAIN + 1:
+                weights = np.frombuffer(bytes(record["data"]), "<f8") + 3.0
+                record["data"] = weights.astype("<f8").tobytes()
+                swapped.append(True)
+        return False
+
+    swapped: list[bool] = []
+    outs: list[str] = []
+    with world() as copy:
+        grid, case = prepare(
+            copy,
+            make_draft(),
+            drop=swap,
+            note=lambda kind, data: outs.append(str(data)) if kind == "silo-out" else None,
+        )
+        try:
+            conduct(grid, case)
+        except FoedusError as error:
+            return f"{code_of(error)}: {error.message[:100]}", bool(swapped)
+        return "; ".join(outs), bool(swapped)
+
+
+def other_weights() -> Outcome:
+    why, swapped = _other_weights()
+    pending = (
+        ""
+        if has_check_value()
+        else "nodes do not recompute the model yet: written against protocol version 2"
+    )
+    weak, weak_swapped = why, swapped
+    if has_check_value():
+        with unchecked():
+            weak, weak_swapped = _other_weights()
+    return Outcome(
+        why != "" and swapped,
+        f"one node got weights that no sum gives: {why or 'it trained on them and uploaded'}",
+        weak == "" and weak_swapped,
+        "nodes that do not recompute the model: " + (weak or "trained on them and uploaded"),
+        pending,
+    )
+
+
+CHECKS = [
+    Check("8", "reads weights, counts or metrics in clear", "server", clear_text),
+    Check("9", "changes study, treaty or clip between silos", "server + author + approvers", other_study),
+    Check("10", "forges or truncates the log head", "server", forged_log),
+    Check("12", "corrupts the sum", "server", corrupted_sum),
+    Check("12b", "gives one silo another model", "server", other_weights),
+]

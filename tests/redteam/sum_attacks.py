@@ -1,0 +1,436 @@
+"""Checks 1–7: a malicious server, with up to c silos that hand it all their secrets, against the secure sum.
+
+Four silos ``s1`` … ``s4``, c = 1 colluder (``s1``), threshold 3; the victim is ``s4``. Whether an attack
+succeeds is measured by `crypt.Spy`: how many of the victim's 2,000 numbers does it get?
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from redteam.checks import Check, Outcome, tally
+from redteam.crypt import Amnesiac, D, Low, Obliging, Reading, ShortKeys, Spy, Stage, code_of, compare, draw
+from redteam.node_support import TRAIN, VICTIM, node, play, uploads, word
+from support.goodness import uniform_bytes_p
+from support.sums import vectors
+
+from foedus.clients.home import Home
+from foedus.compliance.treaty import sign_all
+from foedus.documents import Envelope, SigningKey, b64
+from foedus.errors import FoedusError
+from foedus.federation import messages as m
+from foedus.privacy.secagg.keys import KIND, BatchKeys, Roster
+
+ALL = ("s1", "s2", "s3", "s4")
+TARGET = "s4"
+SERVER = "server"
+HELPED = "server + 1 silo"
+
+
+def read(spy: Spy, number: int, victim: str, truth: Any) -> Reading:
+    return compare(spy.guess(number, victim), truth)
+
+
+# ── 1: the entropy of masks ──────────────────────────────────────────────────────────────────────
+
+
+def _search(keys: type[BatchKeys]) -> tuple[int, Reading]:
+    """Try 2^16 seeds and mask keys against what every node publishes about its own."""
+    stage = Stage(keys=keys)
+    stage.set_up()
+    made = vectors(ALL, D)
+    spy = stage.spy()
+    for name in ALL:
+        stage.send(spy, 1, name, made[name])
+    found = spy.search(1, range(2**16), range(0, 2**16, 8))  # X25519 drops the three lowest bits
+    found += spy.search(1, (), (s for a in (1, 2, 4) for s in range(a, 2**10, 8)))
+    return found, read(spy, 1, TARGET, made[TARGET])
+
+
+def _twins(low: Any) -> int:
+    """Secrets drawn twice. In a space of 2^32 some are sure to be, among so many."""
+    return int(low.size - np.unique(low).size)
+
+
+def entropy() -> Outcome:
+    count = 2**19
+    found, reading = _search(BatchKeys)
+    low, sample = draw(BatchKeys, count)
+    expected = count**2 / 2**33
+    p = uniform_bytes_p(sample)
+    weak_found, weak = _search(ShortKeys)
+    rng = np.random.default_rng(1)
+    weak_twins = _twins(rng.integers(0, 2**32, count, np.uint64))
+    return Outcome(
+        found == 0 and not reading.broken and _twins(low) == 0 and p > 1e-6,
+        f"2^16 candidates against the published commitments and keys: {found} hits, {reading}. Birthdays: "
+        f"{_twins(low)} equal among 2^19 seeds and mask keys as nodes make them (a 2^32 space gives ~{expected:.0f}, "
+        f"2^28 ~{16 * expected:.0f}); bytes uniform, p = {p:.2f}",
+        weak_found > 0 and weak.exact == D and weak_twins > expected / 2,
+        f"16-bit seeds: {weak_found} hits, {weak}; 32-bit seeds: {weak_twins} birthdays",
+    )
+
+
+# ── 2: both shares of one silo ───────────────────────────────────────────────────────────────────
+
+
+def _ask_both(**options: Any) -> tuple[Reading, dict[str, str]]:
+    """First with the victim among the survivors, then without: its seed *and* its mask key, it alone open."""
+    stage = Stage(**options)
+    stage.set_up()
+    made = vectors(ALL, D)
+    spy = stage.spy(["s1"], made)
+    for name in ALL:
+        stage.send(spy, 1, name, made[name])
+    refused = {}
+    for name in ALL[1:]:
+        for survivors in (ALL, ALL[:3]):
+            if why := stage.ask(spy, 1, name, survivors):
+                refused[f"{name} {survivors}"] = why
+    return read(spy, 1, TARGET, made[TARGET]), refused
+
+
+def both_shares() -> Outcome:
+    reading, refused = _ask_both()
+    with play() as rehearsal:
+        rehearsal.set_up()
+        uploads(rehearsal)
+        said = [
+            word(rehearsal.ask(VICTIM, rehearsal.answer_request(TRAIN, list(asked))))
+            for asked in (rehearsal.silos, rehearsal.silos[:3], rehearsal.silos)
+        ]
+    weak, weak_refused = _ask_both(silo=Obliging, journal=Amnesiac)
+    return Outcome(
+        not reading.broken and said == ["(answered)", "ALREADY_DONE", "ALREADY_DONE"],
+        f"{reading}; silos refused {tally(refused)}; the real node: {', '.join(said)}",
+        weak.exact == D,
+        f"silos that answer twice ({len(weak_refused)} refusals): {weak}",
+    )
+
+
+# ── 3: two sets of survivors ─────────────────────────────────────────────────────────────────────
+
+
+def _two_stories(told: Sequence[Sequence[str]], **options: Any) -> tuple[int, Reading]:
+    """Silos ``s2`` … ``s4`` are told different survivors, then all of the others' stories too."""
+    stage = Stage(**options)
+    stage.set_up()
+    made = vectors(ALL, D)
+    spy = stage.spy(["s1"], made)
+    for name in ALL:
+        stage.send(spy, 1, name, made[name])
+    for name, first in zip(ALL[1:], told, strict=True):
+        for survivors in dict.fromkeys((first, *told)):
+            stage.ask(spy, 1, name, survivors)
+    readings = [read(spy, 1, name, made[name]) for name in ALL[1:]]
+    return spy.honest_sums(1), max(readings, key=lambda r: (r.exact, abs(r.correlation)))
+
+
+def survivor_sets() -> Outcome:
+    sets = [s for size in (3, 4) for s in itertools.combinations(ALL, size)]
+    options = [[s for s in sets if name in s] for name in ALL[1:]]
+    found = [_two_stories(told) for told in itertools.product(*options)]
+    most, readings = max(f[0] for f in found), [f[1] for f in found]
+    with play() as rehearsal:
+        rehearsal.set_up()
+        uploads(rehearsal)
+        a, b, c, d = rehearsal.silos
+        said = [
+            word(rehearsal.ask(VICTIM, rehearsal.answer_request(TRAIN, asked)))
+            for asked in ([a, b, c], [a, b, d], [a, c, d], [a, b, c, d])
+        ]
+    weak_sums, weak = _two_stories([ALL[:3], ALL[:3], ALL], silo=Obliging, journal=Amnesiac)
+    return Outcome(
+        most == 1 and not any(r.broken for r in readings) and said == ["(answered)", *["ALREADY_DONE"] * 3],
+        f"all {len(found)} ways to tell three honest silos different sets, each asked for all of them: never more "
+        f"than {most} sum opened; the most read of any silo: {max(readings, key=lambda r: (r.exact, abs(r.correlation)))}; "
+        f"the real node: {', '.join(said)}",
+        weak_sums > 1 and weak.exact == D,
+        f"silos that answer twice: {weak_sums} sums opened, {weak}",
+    )
+
+
+# ── 4: a public key of the server's ──────────────────────────────────────────────────────────────
+
+
+def _in_the_middle(*, pinned: bool) -> tuple[str, Reading | None]:
+    """The server plays the victim's three peers itself, with keys of its own."""
+    stage = Stage()
+    keys = {name: SigningKey.generate() for name in ALL[:3]}
+    fakes = Roster({**stage.roster.signing_keys, **{n: k.public for n, k in keys.items()}}, 1)
+    stage.keys |= keys
+    if not pinned:  # the victim takes peers' identities from the server instead of from its treaty
+        stage.roster = fakes
+        stage.silos[TARGET] = stage.silo(TARGET)
+    victim = stage.silos[TARGET]
+    stage.roster = fakes
+    puppets = {name: stage.silo(name) for name in ALL[:3]}
+    envelopes = [*(p.advertise() for p in puppets.values()), victim.advertise()]
+    try:
+        dealt = victim.share(envelopes)
+        boxes = {name: puppet.share(envelopes) for name, puppet in puppets.items()}
+        victim.receive({name: boxes[name][TARGET] for name in puppets})
+        for name, puppet in puppets.items():
+            others = {p: boxes[p][name] for p in puppets if p != name}
+            puppet.receive({**others, TARGET: dealt[name]})
+    except FoedusError as error:
+        return code_of(error), None
+    spy = Spy(fakes, stage.context)
+    spy.hear_keys(envelopes, ALL)
+    for puppet in puppets.values():
+        spy.turn(puppet)
+    truth = vectors(ALL, D)[TARGET]
+    stage.send(spy, 1, TARGET, truth)
+    return "", read(spy, 1, TARGET, truth)
+
+
+def substituted_key() -> Outcome:
+    code, reading = _in_the_middle(pinned=True)
+    seen: dict[str, str] = {}
+    with play() as rehearsal:
+        for silo in rehearsal.silos:
+            reply, _ = m.KeysReply.read(rehearsal.ask(silo, rehearsal.keys_request(silo)).message)
+            rehearsal.aggregator.add_advertisement(silo, Envelope.from_json(reply.keys))
+        good = {str(e.payload["silo"]): e for e in rehearsal.aggregator.advertisements}
+        mallory, helper = SigningKey.generate(), Home.load(rehearsal.world.homes["birch-records"]).identity()
+        peer = good["cedar-sound"]
+        forged = {**peer.payload, "share_key": b64(b"k" * 32)}
+        fakes = {
+            "unsigned": Envelope(KIND, forged),
+            "under the old signature": Envelope(KIND, forged, peer.signatures),
+            "signed by the server": Envelope(KIND, forged).signed("cedar-sound", mallory),
+            "signed by a colluder": Envelope(KIND, forged).signed("cedar-sound", helper),
+            "a colluder's under another name": Envelope(
+                KIND, {**good["birch-records"].payload, "silo": "cedar-sound"}
+            ).signed("cedar-sound", helper),
+            "the victim's own": Envelope(KIND, good[VICTIM].payload, peer.signatures),
+        }
+        for what, fake in fakes.items():
+            keys = [e.to_json() for n, e in good.items() if n != "cedar-sound"] + [fake.to_json()]
+            said = rehearsal.ask(VICTIM, m.SharesRequest(run="1", batch=0, keys=keys))
+            seen[what] = word(said)
+        own = Envelope(KIND, {**good[VICTIM].payload, "share_key": b64(b"k" * 32)}, good[VICTIM].signatures)
+        keys = [e.to_json() for n, e in good.items() if n != VICTIM] + [own.to_json()]
+        seen["its own keys altered"] = word(
+            rehearsal.ask(VICTIM, m.SharesRequest(run="1", batch=0, keys=keys))
+        )
+        honest = word(rehearsal.ask(VICTIM, rehearsal.shares_request()))
+    weak_code, weak = _in_the_middle(pinned=False)
+    refused = all(code in ("VERIFICATION", "PROTOCOL") for code in seen.values())
+    return Outcome(
+        code == "VerificationError" and reading is None and refused and honest == "(answered)",
+        f"keys of the server's for all three peers: {code}, no share dealt; {len(seen)} substitutions at the real "
+        f"node: {tally(seen)}; then with the honest keys: {honest}",
+        weak is not None and weak.exact == D,
+        f"a silo that takes its peers' identities from the server: {weak or weak_code}",
+    )
+
+
+# ── 5: a lower threshold ─────────────────────────────────────────────────────────────────────────
+
+
+def _two_suffice(roster: type[Roster]) -> tuple[dict[str, str], Reading]:
+    """Only the victim and the colluder are said to have survived; two shares of everything are had."""
+    stage = Stage(roster=roster)
+    stage.set_up()
+    made = vectors(ALL, D)
+    spy = stage.spy(["s1"], made)
+    for name in ALL:
+        stage.send(spy, 1, name, made[name])
+    refused = {}
+    for survivors in (("s1", TARGET), (TARGET,), (TARGET, TARGET, "s1")):
+        if why := stage.ask(spy, 1, TARGET, survivors):
+            refused[str(survivors)] = why
+    return refused, read(spy, 1, TARGET, made[TARGET])
+
+
+def lower_threshold() -> Outcome:
+    refused, reading = _two_suffice(Roster)
+    seen: dict[str, str] = {}
+    with play() as rehearsal:
+        a, b, *_ = rehearsal.silos
+        treaty = rehearsal.world.treaty.model_copy(update={"min_silos": 2})
+        homes = rehearsal.world.homes
+        other = sign_all(treaty, [(name, Home.load(path).identity()) for name, path in homes.items()])
+        study = {**rehearsal.case.study_envelope.payload, "treaty": other.digest}
+        signed = Envelope("study", study).signed("dana", rehearsal.world.key("dana")).to_json()
+        seen["a study under another treaty"] = word(
+            rehearsal.ask(VICTIM, rehearsal.keys_request(VICTIM, study=signed))
+        )
+        replies = {}
+        for silo in rehearsal.silos:
+            reply, _ = m.KeysReply.read(rehearsal.ask(silo, rehearsal.keys_request(silo)).message)
+            rehearsal.case.seen(silo, reply.log_size)
+            replies[silo] = Envelope.from_json(reply.keys)
+            rehearsal.aggregator.add_advertisement(silo, replies[silo])
+        two = [replies[s].to_json() for s in (a, b)]
+        seen["two keys"] = word(rehearsal.ask(VICTIM, m.SharesRequest(run="1", batch=0, keys=two)))
+        for silo in rehearsal.silos:
+            answer, _ = m.SharesReply.read(rehearsal.ask(silo, rehearsal.shares_request()).message)
+            rehearsal.aggregator.add_boxes(silo, m.boxes_from_json(answer.boxes))
+        request = rehearsal.vector_request(VICTIM, TRAIN)
+        assert request.boxes is not None
+        one = request.model_copy(update={"boxes": {b: request.boxes[b]}})
+        seen["one box"] = word(rehearsal.ask(VICTIM, one, rehearsal.weights))
+        uploads(rehearsal)
+        for asked in ([a, b], [a], [a, a, b]):
+            said = rehearsal.ask(VICTIM, rehearsal.answer_request(TRAIN, asked))
+            seen[str(asked)] = word(said)
+        honest = word(rehearsal.ask(VICTIM, rehearsal.answer_request(TRAIN)))
+    _, weak = _two_suffice(Low)
+    return Outcome(
+        len(refused) == 3
+        and not reading.broken
+        and "(answered)" not in seen.values()
+        and honest == "(answered)",
+        f"a sum over victim and colluder: {tally(refused)}, {reading}; the real node: {tally(seen)}; "
+        f"then asked honestly: {honest}",
+        weak.exact == D,
+        f"threshold talked down to 2: {weak}",
+    )
+
+
+# ── 6: a set-up or a round again ─────────────────────────────────────────────────────────────────
+
+
+def _upload_twice(**options: Any) -> tuple[str, Reading | None]:
+    """The same round asked for twice with another model: under the same masks the difference lies open."""
+    stage = Stage(**options)
+    stage.set_up()
+    one, two = (vectors(ALL, D, seed=s)[TARGET] // 4 for s in (3, 4))
+    spy = stage.spy(["s1"])
+    stage.send(spy, 1, TARGET, one)
+    first = spy.uploads[1, TARGET]
+    try:
+        stage.send(spy, 1, TARGET, two)
+    except FoedusError as error:
+        return code_of(error), None
+    change = (spy.uploads[1, TARGET] - first).view(np.int32).astype(np.int64)
+    return "", compare(change, two - one)
+
+
+def replay() -> Outcome:
+    code, reading = _upload_twice()
+    seen: dict[str, str] = {}
+    with play() as rehearsal:
+        rehearsal.set_up()
+        uploads(rehearsal)
+        paid = rehearsal.spent(VICTIM)
+        again = rehearsal.vector_request(VICTIM, TRAIN, boxes=False)
+        seen["the set-up"] = word(rehearsal.ask(VICTIM, rehearsal.keys_request(VICTIM)))
+        seen["the shares"] = word(rehearsal.ask(VICTIM, rehearsal.shares_request()))
+        seen["the round"] = word(rehearsal.ask(VICTIM, again, rehearsal.weights))
+        seen["the boxes"] = word(
+            rehearsal.ask(VICTIM, rehearsal.vector_request(VICTIM, TRAIN + 1), rehearsal.weights)
+        )
+        run = {"run": "2"}
+        seen["under another run"] = word(rehearsal.ask(VICTIM, rehearsal.keys_request(VICTIM, **run)))
+        seen["the round of another run"] = word(
+            rehearsal.ask(VICTIM, again.model_copy(update=run), rehearsal.weights)
+        )
+        fresh = word(rehearsal.ask(VICTIM, rehearsal.keys_request(VICTIM, batch=1)))
+        second = again.model_copy(update={"batch": 1})
+        seen["the round in a new batch"] = word(rehearsal.ask(VICTIM, second, rehearsal.weights))
+        seen["old shares in a new batch"] = word(
+            rehearsal.ask(VICTIM, rehearsal.shares_request().model_copy(update={"batch": 1}))
+        )
+        answered = rehearsal.answer_request(TRAIN)
+        honest = word(rehearsal.ask(VICTIM, answered))
+        seen["the answer"] = word(rehearsal.ask(VICTIM, answered))
+        rehearsal.restart(VICTIM)
+        seen["the set-up after a restart"] = word(rehearsal.ask(VICTIM, rehearsal.keys_request(VICTIM)))
+        seen["the round after a restart"] = word(rehearsal.ask(VICTIM, again, rehearsal.weights))
+        seen["the answer after a restart"] = word(rehearsal.ask(VICTIM, answered))
+        more = rehearsal.spent(VICTIM) - paid
+    with play() as rehearsal:
+        node(rehearsal, VICTIM).journal = Amnesiac(rehearsal.home(VICTIM) / "journal.db")
+        rehearsal.set_up()
+        uploads(rehearsal)
+        request = rehearsal.vector_request(VICTIM, TRAIN, boxes=False)
+        weak_node = word(rehearsal.ask(VICTIM, request, rehearsal.weights))
+    _, weak = _upload_twice(silo=Obliging, journal=Amnesiac)
+    return Outcome(
+        code == "ALREADY_DONE"
+        and reading is None
+        and "(answered)" not in seen.values()
+        and (fresh, honest) == ("(answered)", "(answered)")
+        and more <= 0,
+        f"a second upload: {code}; {len(seen)} replays at the real node: {tally(seen)}; customers paid nothing more",
+        weak is not None and weak.exact == D and weak_node == "(answered)",
+        f"without the journal the round is answered again, its change read: {weak}",
+    )
+
+
+# ── 7: one victim and its puppets ────────────────────────────────────────────────────────────────
+
+
+def _against(colluders: Iterable[str], members: Sequence[str]) -> tuple[Reading, int]:
+    """The smallest sum the victim will help to open, with everything the colluders hold."""
+    stage = Stage()
+    stage.set_up()
+    made = vectors(ALL, D)
+    spy = stage.spy(colluders, made)
+    for name in ALL:
+        stage.send(spy, 1, name, made[name])
+    for name in members:
+        stage.ask(spy, 1, name, members)
+    return read(spy, 1, TARGET, made[TARGET]), spy.honest_sums(1)
+
+
+def puppets() -> Outcome:
+    stage = Stage()
+    strangers = {f"puppet{i}": SigningKey.generate() for i in range(3)}
+    wide = Roster(stage.roster.signing_keys | {n: k.public for n, k in strangers.items()}, 1)
+    victim, stage.roster = stage.silos[TARGET], wide
+    stage.keys |= strangers
+    envelopes = [victim.advertise(), *(stage.silo(name).advertise() for name in strangers)]
+    seen: dict[str, str] = {}
+    for what, sent in (("with three puppets", envelopes), ("alone", envelopes[:1])):
+        try:
+            victim.share(sent)
+            seen[what] = "(answered)"
+        except FoedusError as error:
+            seen[what] = code_of(error)
+    smallest, opened = _against(["s1"], ["s1", "s3", TARGET])
+    customers = _few_customers()
+    weak, _ = _against(["s1", "s2"], ["s1", "s2", TARGET])
+    return Outcome(
+        "(answered)" not in seen.values() and not smallest.broken and opened == 1 and customers[0],
+        f"set-up with puppets: {tally(seen)}; the smallest sum it helps to open (colluder, one other, victim): "
+        f"{smallest}; {customers[1]}",
+        weak.exact == D,
+        f"two colluders where the treaty counts with one: {weak}",
+    )
+
+
+def _few_customers() -> tuple[bool, str]:
+    """The other cohort: a node that has fewer customers than the treaty's minimum says no, and not how many."""
+    from datetime import UTC, datetime
+
+    from foedus.compliance.consent import ConsentRegister
+
+    with play() as rehearsal:
+        register = ConsentRegister(rehearsal.home(VICTIM) / "consent.db")
+        purpose = rehearsal.case.study.purpose
+        for subject in register.in_force(purpose, datetime.now(UTC))["subject"][40:]:
+            register.withdraw(subject, purpose)
+        said = rehearsal.ask(VICTIM, rehearsal.keys_request(VICTIM))
+        assert said.refusal is not None
+        told = said.refusal.message
+        inside = str(rehearsal.last_refusal(VICTIM)["reason"])
+        ok = said.refusal.code == "COHORT_TOO_SMALL" and not any(c.isdigit() for c in told)
+        return ok and any(c.isdigit() for c in inside), f"40 customers: {said.refusal.code}, no number said"
+
+
+CHECKS = [
+    Check("1", "searches for masks' seeds", SERVER, entropy),
+    Check("2", "asks for both shares of one silo", HELPED, both_shares),
+    Check("3", "asks twice with different survivors", HELPED, survivor_sets),
+    Check("4", "substitutes a public key", HELPED, substituted_key),
+    Check("5", "lowers the threshold", HELPED, lower_threshold),
+    Check("6", "replays a set-up or a round", HELPED, replay),
+    Check("7", "shrinks the cohort to a victim and puppets", HELPED, puppets),
+]
