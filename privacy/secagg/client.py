@@ -33,6 +33,7 @@ given only where that member stated the same. That this opens the sum over U and
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -86,7 +87,7 @@ class Silo:
         self._everyone: tuple[str, ...] = ()  # who takes part in the batch; on a sparse graph once stated
         self._entered: dict[int, _Entered] = {}
         self._ready: set[str] = set()  # on a sparse graph: silos known to mask with the same participants
-        self._unseen: int | None = None  # the round answered last, while its sum has not been shown
+        self._unseen: set[int] = set()  # rounds answered whose sum has not been shown to this silo
 
     def __repr__(self) -> str:
         return f"Silo({self.name!r}, …)"
@@ -246,14 +247,14 @@ class Silo:
             model: digest of the model the vector was worked out from, for the header.
 
         Raises:
-            ProtocolError: not set up, or the sum opened last has not been shown to this silo.
+            ProtocolError: not set up, or a sum it helped to open has not been shown to it.
             InputError: a value that would wrap around. Refused: the round was entered before.
         """
         if number not in self.context.rounds or not self._everyone or not self._check_key or not self._shape:
             raise ProtocolError(f"round {number} is not set up")
-        if self._unseen is not None:
+        if self._unseen:
             raise ProtocolError(
-                f"round {number}: the sum of round {self._unseen} has not been shown to this silo"
+                f"round {number}: the sum of round {min(self._unseen)} has not been shown to this silo"
             )
         context = self.context
         self._journal.require_new(context.study, context.run, "upload", number)
@@ -261,7 +262,7 @@ class Silo:
             self._forget(past)  # a round that was never opened, and will not be
         wall = masks.Masks(self._mask_seeds(number), ring)
         tag = _tag(self._check_key, context, number)
-        data, content = bytearray(ring.wire_bytes(source.size)), hashlib.sha256()
+        data, content = _room(ring.wire_bytes(source.size)), hashlib.sha256()
         for start, stop in masks.chunks(source.size):
             values = source.chunk(start, stop)
             words = ring.wrap(values)
@@ -269,8 +270,7 @@ class Silo:
             wall.put_on(words)
             packed = ring.pack(words)
             content.update(packed)
-            at = start * ring.bits // 8
-            data[at : at + len(packed)] = packed
+            data.write(packed)
         element = (tag.value + _pad(self._check_key, context, number, self.name) + wall.check) % check.P
         header = Envelope(
             UPLOAD,
@@ -290,7 +290,7 @@ class Silo:
         ).signed(self.name, self._identity)
         self._journal.once(context.study, context.run, "upload", number, header.digest)
         self._entered[number] = _Entered(ring, source.size)
-        return bytes(data), header
+        return data.getvalue(), header
 
     def _mask_seeds(self, number: int) -> list[tuple[bytes, bool]]:
         seeds = [(self_seed(self._keys.seed(number), self.context, number, self.name), False)]
@@ -371,7 +371,7 @@ class Silo:
         if before is None:
             self._journal.once(context.study, context.run, "answer", number, digest)
         self._entered[number].survivors = tuple(sorted(chosen))
-        self._unseen = number
+        self._unseen.add(number)
         return statement, seeds, mask_keys
 
     def _weight(self, answering: Sequence[str]) -> int:
@@ -404,8 +404,8 @@ class Silo:
 
     def _checked(self, number: int, survivors: Sequence[str]) -> Topology:
         """The topology, if this silo may help to open the sum over `survivors`."""
-        context, shape = self.context, self._shape
-        if shape is None or self._journal.done(context.study, context.run, "upload", number) is None:
+        shape = self._shape
+        if shape is None or number not in self._entered:  # an upload of another batch has other masks
             raise ProtocolError(f"round {number}: this silo uploaded nothing to be opened")
         chosen = set(survivors)
         if len(chosen) != len(survivors) or not chosen <= set(self._everyone):
@@ -453,10 +453,16 @@ class Silo:
             raise VerificationError(
                 f"round {number}: the sum shown is over other silos than this one answered for"
             )
+        if len(set(survivors)) != len(survivors) or not set(survivors) <= set(self._everyone):
+            # Twice the sum, over everybody twice, would have twice the check value.
+            raise VerificationError(f"round {number}: the survivors shown are named twice or never took part")
         if total.shape != (entered.dimension,):
             raise VerificationError(
                 f"round {number}: the sum shown has {total.size} numbers, not {entered.dimension}"
             )
+        half = entered.ring.half
+        if total.size and not -half <= int(total.min()) <= int(total.max()) < half:
+            raise VerificationError(f"round {number}: the sum shown lies outside the modulus of the round")
         tag = _tag(self._check_key, self.context, number)
         for start, stop in masks.chunks(total.size):
             tag.update(total[start:stop])
@@ -468,8 +474,8 @@ class Silo:
                 f"round {number}: the sum shown is not the sum of the silos' vectors; the server altered it,"
                 " or it wrapped around"
             )
-        if self._unseen == number:
-            self._unseen = None
+        if number in self._unseen:
+            self._unseen.discard(number)
             self._forget(number)
 
     def _forget(self, number: int) -> None:
@@ -479,7 +485,10 @@ class Silo:
 
     def _box_key(self, sender: str, receiver: str, peer: Advertisement) -> bytes:
         secret = self._keys.share_secret(peer.share_key)
-        return masks.derive(secret, "shares", self.context.digest, sender, receiver)
+        if self._shape is None:
+            raise ProtocolError("boxes have keys once the neighbours are known")
+        # On a complete graph the digest is the context's; on a sparse one it names the graph.
+        return masks.derive(secret, "shares", self._shape.digest, sender, receiver)
 
     def _seal(self, peer: str, values: Mapping[int, tuple[int, int]] | None) -> bytes:
         plain = self._keys.check_part + b"".join(
@@ -547,6 +556,16 @@ def shares_digest(seeds: Mapping[str, bytes], mask_keys: Mapping[str, bytes]) ->
         for silo in sorted(values):
             content.update(f"{label}\0{silo}\0".encode() + values[silo])
     return content.hexdigest()
+
+
+def _room(size: int) -> io.BytesIO:
+    """Room for `size` bytes, taken at once: it gives them away without a second copy."""
+    room = io.BytesIO()
+    if size:
+        room.seek(size - 1)
+        room.write(b"\0")
+        room.seek(0)
+    return room
 
 
 def _tag(key: bytes, context: Context, number: int) -> check.Tag:
