@@ -47,7 +47,7 @@ def test_both_shares_of_one_silo_are_never_had(cast: Cast) -> None:
         _, seeds, mask_keys = answer(cast, name, ALL)
         assert set(seeds) == set(ALL) and not mask_keys
         for fewer in itertools.combinations(ALL, 3):
-            with pytest.raises((Refused, ProtocolError), match="once only|not among the survivors"):
+            with pytest.raises((Refused, ProtocolError), match=r"once only|not among the survivors"):
                 answer(cast, name, fewer)
 
 
