@@ -90,9 +90,11 @@ class Grid:
         if silos < 1 or dimension < 1 or not 0 < clip < math.inf or not 0 <= sigma < math.inf:
             raise InputError("a grid needs silos, a dimension, a clip and a finite noise")
         for bits in WIDTHS:
-            # n·(clip·scale + 1) + z·σ·scale < half, by so much that rounding of these floats can't matter
+            # n·(clip·scale + 1) + z·σ·scale < half, by so much that rounding of these floats can't matter;
+            # σ with what the grid itself may ask for, since that noise is added too.
             room = (1 << (bits - 1)) * (1 - 2.0**-30) - silos
-            grid = cls(Ring(bits), room / (silos * clip + noise_tail(dimension) * sigma), clip, dimension)
+            noise = noise_tail(dimension) * sigma * (1 + extra_noise)
+            grid = cls(Ring(bits), room / (silos * clip + noise), clip, dimension)
             if grid.scale > 0 and grid.extra_noise(silos, sigma) <= extra_noise:
                 return grid
         raise InputError(
@@ -131,7 +133,8 @@ class Fixed:
     """Real numbers, rounded onto a grid as they are read, noise added.
 
     Rounding is stochastic and unbiased, its dither from a cipher: up to 2^-32 of a grid step in float64,
-    and for float32 vectors where the grid has under 2^20 steps up to 2^-16 (a float32 knows no finer).
+    and for float32 vectors where the grid has under 2^20 steps up to 2^-16 (beside the product's own rounding:
+    a float32 knows no finer).
 
     Args:
         values: shape (d,), float32 or float64, L2 norm at most the grid's clip.
@@ -170,15 +173,17 @@ class Fixed:
         else:
             dither = self._stream.unit((part.size,))
             real = part.astype(np.float64) * self._grid.scale
-        real += dither
-        np.floor(real, out=real)
-        self._norm += _square(real)
+        # Dither is compared with the fraction, which is exact; added to a large number it would be rounded, upwards.
+        whole = np.floor(real)
+        real -= whole
+        whole += dither < real
+        self._norm += _square(whole)
         if self._norm > self._grid.norm_bound**2 * (1 + 2.0**-18):
             # Probability below 2^-40; the upload has not left, so nothing is lost but the round.
             raise InputError("a rounded vector passes its bound; the round is not entered")
         if self._noise is None:
-            return real.astype(np.int32)
-        return real.astype(np.int64) + self._noise(part.size)
+            return whole.astype(np.int32)
+        return whole.astype(np.int64) + self._noise(part.size)
 
 
 _BLOCK = 1 << 16
