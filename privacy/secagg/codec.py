@@ -191,4 +191,5 @@ _BLOCK = 1 << 16
 
 def _square(part: npt.NDArray[np.floating[Any]]) -> float:
     wide = part.astype(np.float64, copy=False)
-    return float(wide @ wide)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused
+        return float(wide @ wide)
