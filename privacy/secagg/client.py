@@ -20,7 +20,10 @@ Why the server learns one sum a round and nothing else, though it may lie and up
    t ≤ (n + c)/2. But t = ⌊(n + c)/2⌋ + 1. So only one U is ever opened, and of no silo both secrets.
 4. Keys are signed by identities pinned in the treaty and bound to (treaty, study, run, batch), so the
    server can neither put itself between two silos nor replay; per-round keys open no other round.
-5. |U| ≥ t, and an honest silo of Q masks with every member: the sum holds t − c honest vectors or more,
+5. Pair masks are bound to what is summed (task, model digest, dimension, modulus). Of silos that were told
+   different things none cancels: the server can't give all but one a model with nothing left to learn
+   (Pasquini, Francati and Ateniese 2022, CCS), nor read one mask in two moduli.
+6. |U| ≥ t, and an honest silo of Q masks with every member: the sum holds t − c honest vectors or more,
    and as many shares of noise. Two honest members that left out each other's mask (each was told
    that the other dealt nothing) still mask with every honest silo of Q, so no part of U is opened alone.
 
@@ -40,7 +43,7 @@ from dataclasses import dataclass
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from ...documents import Envelope, SigningKey
+from ...documents import Envelope, SigningKey, digest
 from ...errors import ProtocolError, VerificationError
 from . import check, masks, shares
 from .codec import Source
@@ -260,7 +263,8 @@ class Silo:
         self._journal.require_new(context.study, context.run, "upload", number)
         for past in [r for r in self._entered if r < number]:
             self._forget(past)  # a round that was never opened, and will not be
-        wall = masks.Masks(self._mask_seeds(number), ring)
+        about = subject(task, source.size, ring, model)
+        wall = masks.Masks(self._mask_seeds(number, about), ring)
         tag = _tag(self._check_key, context, number)
         data, content = _room(ring.wire_bytes(source.size)), hashlib.sha256()
         for start, stop in masks.chunks(source.size):
@@ -292,12 +296,13 @@ class Silo:
         self._entered[number] = _Entered(ring, source.size)
         return data.getvalue(), header
 
-    def _mask_seeds(self, number: int) -> list[tuple[bytes, bool]]:
+    def _mask_seeds(self, number: int, about: str) -> list[tuple[bytes, bool]]:
         seeds = [(self_seed(self._keys.seed(number), self.context, number, self.name), False)]
         for peer in self.participants:
             if peer != self.name:
                 secret = mask_agree(self._keys.mask_secret(number), self._peers[peer].mask[number])
-                seeds.append((pair_seed(secret, self.context, number, self.name, peer), self.name > peer))
+                seed = pair_seed(secret, self.context, number, self.name, peer, about)
+                seeds.append((seed, self.name > peer))
         return seeds
 
     def confirm(self, number: int, survivors: Sequence[str]) -> Envelope:
@@ -339,9 +344,9 @@ class Silo:
         """
         context = self.context
         shape = self._checked(number, survivors)
-        chosen, digest = set(survivors), names_digest(survivors)
+        chosen, named = set(survivors), names_digest(survivors)
         before = self._journal.done(context.study, context.run, "answer", number)
-        if before not in (None, digest):
+        if before not in (None, named):
             self._journal.require_new(context.study, context.run, "answer", number)
         if any(number not in held for held in self._held.values()):
             raise ProtocolError(f"round {number} is over: its secrets are gone")
@@ -363,13 +368,13 @@ class Silo:
                 "context": context.digest,
                 "round": number,
                 "silo": self.name,
-                "survivors": digest,
+                "survivors": named,
                 "answering": names_digest(answering),
                 "shares": shares_digest(seeds, mask_keys),
             },
         ).signed(self.name, self._identity)
         if before is None:
-            self._journal.once(context.study, context.run, "answer", number, digest)
+            self._journal.once(context.study, context.run, "answer", number, named)
         self._entered[number].survivors = tuple(sorted(chosen))
         self._unseen.add(number)
         return statement, seeds, mask_keys
@@ -424,8 +429,8 @@ class Silo:
     def _check_agreed(
         self, number: int, survivors: Sequence[str], confirmed: Mapping[str, Envelope], shape: Topology
     ) -> None:
-        digest = names_digest(survivors)
-        if self._journal.done(self.context.study, self.context.run, "confirm", number) != digest:
+        confirmed_here = self._journal.done(self.context.study, self.context.run, "confirm", number)
+        if confirmed_here != names_digest(survivors):
             raise ProtocolError(f"round {number}: this silo confirmed another set of survivors, or none")
         for silo, envelope in confirmed.items():
             envelope.check(CONFIRM, silo, self._roster.key(silo))
@@ -515,10 +520,20 @@ class Silo:
         return plain[:_PART], values
 
 
-def pair_seed(secret: bytes, context: Context, number: int, one: str, other: str) -> bytes:
-    """The seed of the mask two silos share in a round; the lesser name adds it, the greater subtracts."""
+def subject(task: str, dimension: int, ring: Ring, model: str) -> str:
+    """Names what a round sums up. Masks of silos that were told different things never cancel."""
+    what = {"task": task, "dimension": dimension, "bits": ring.bits, "model": model}
+    return digest("secure-sum-subject", what)
+
+
+def pair_seed(secret: bytes, context: Context, number: int, one: str, other: str, about: str) -> bytes:
+    """The seed of the mask two silos share in a round; the lesser name adds it, the greater subtracts.
+
+    Args:
+        about: the digest of the round's `subject`.
+    """
     low, high = sorted((one, other))
-    return masks.derive(secret, "pair", context.digest, number, low, high)
+    return masks.derive(secret, "pair", context.digest, number, low, high, about)
 
 
 def self_seed(seed: int, context: Context, number: int, silo: str) -> bytes:

@@ -73,7 +73,7 @@ class Ring:
     def pack(self, words: Words) -> bytes:
         """Elements as they travel: `wire_bytes(d)` bytes. Upper bits of a word are dropped."""
         if self.bits in (16, 32):
-            return words.tobytes()
+            return bytes(words.tobytes())
         if self.bits == 24:
             return bytes(words.view(np.uint8).reshape(-1, 4)[:, :3].tobytes())
         masked = words & np.uint32(0xFFFFF)

@@ -232,12 +232,12 @@ def test_pairwise_masks_cancel_and_stop_cancelling_in_another_round(ring: Ring) 
     a = mask_agree(one.mask_secret(1), mask_public(two.mask_secret(1)))
     b = mask_agree(two.mask_secret(1), mask_public(one.mask_secret(1)))
     vector = ring.zeros(1000)
-    added = masked(vector, ring, (pair_seed(a, context, 1, "s1", "s2"), False))
+    added = masked(vector, ring, (pair_seed(a, context, 1, "s1", "s2", "x"), False))
     assert ring.unwrap(vector).any() and added
     kept = vector.copy()
-    taken = masked(vector, ring, (pair_seed(b, context, 1, "s2", "s1"), True))
+    taken = masked(vector, ring, (pair_seed(b, context, 1, "s2", "s1", "x"), True))
     assert not ring.unwrap(vector).any() and (added + taken) % check.P == 0
-    taken = masked(kept, ring, (pair_seed(b, context, 2, "s2", "s1"), True))
+    taken = masked(kept, ring, (pair_seed(b, context, 2, "s2", "s1", "x"), True))
     assert ring.unwrap(kept).any() and (added + taken) % check.P
 
 

@@ -22,7 +22,7 @@ from foedus.documents import Envelope
 from foedus.errors import FoedusError, ProtocolError, VerificationError
 from foedus.privacy.secagg import check, masks, shares
 from foedus.privacy.secagg.aggregator import Opened
-from foedus.privacy.secagg.client import Silo, pair_seed, self_seed
+from foedus.privacy.secagg.client import Silo, pair_seed, self_seed, subject
 from foedus.privacy.secagg.codec import Whole
 from foedus.privacy.secagg.keys import Advertisement, mask_agree, mask_public, seed_commitment
 from foedus.privacy.secagg.rings import Integers
@@ -284,7 +284,8 @@ class Server(RuleBasedStateMachine):
             element += int(sent.header.payload["check"])
             for other in set(found) - set(U):
                 agreed = mask_agree(found[other], keys[name].mask[number])
-                seeds.append((pair_seed(agreed, context, number, name, other), name < other))
+                about = subject("train", D, RING, "")
+                seeds.append((pair_seed(agreed, context, number, name, other, about), name < other))
         on = masks.Masks(seeds, RING)
         on.put_on(words)
         opened = Opened(RING.unwrap(words), (element + on.check) % check.P)

@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 from support.sums import RING, Cast, vectors
 
-from foedus.privacy.secagg import masks, shares
-from foedus.privacy.secagg.client import pair_seed, self_seed
+from foedus.privacy.secagg import masks, rings, shares
+from foedus.privacy.secagg.client import pair_seed, self_seed, subject
+from foedus.privacy.secagg.codec import Whole
 from foedus.privacy.secagg.keys import mask_agree
+from foedus.privacy.secagg.rings import Integers, Ring
 from foedus.privacy.secagg.topology import names_digest
 
 Kind = str  # "seed" or "mask key"
@@ -171,7 +173,8 @@ def less_masks(
             if other not in targets:
                 key = secret(cast, other, "mask key") if other in helpers else secrets[other, "mask key"]
                 agreed = mask_agree(key, public)
-                seeds.append((pair_seed(agreed, cast.context, 1, target, other), target < other))
+                about = subject("train", 6, RING, "")
+                seeds.append((pair_seed(agreed, cast.context, 1, target, other, about), target < other))
     masks.Masks(seeds, RING).put_on(words)
     return RING.unwrap(words).tolist()
 
@@ -271,3 +274,91 @@ def test_what_is_given_looks_uniform_beside_the_secret_it_is_a_share_of() -> Non
         seen |= {value, share, weight * share % shares.PRIME}
     assert len(seen) == 3 * len(given.shares) == 21
     assert set(given.shares) == {(name, "seed") for name in everybody}
+
+
+# ── another sum told to each ─────────────────────────────────────────────────────────────────────
+
+
+def odd_places(narrow: rings.Words, wide: rings.Words) -> list[int]:
+    """What a mask read as words of 16 bits and as words of 32 betrays of the vector under the first.
+
+    narrow = x + m (mod 2^16), wide = y − m′ (mod 2^32), and m′[i] = m[2i] + 2^16·m[2i + 1]. So x[2i] + 2^16·x[2i + 1]
+    + y[i] comes out, and if y is small its upper half is x[2i + 1], but for a carry: one silo's number alone.
+    """
+    pairs = narrow[0::2].astype(np.uint32) + (narrow[1::2].astype(np.uint32) << np.uint32(16))
+    both = pairs + wide[: pairs.size]
+    return (both >> np.uint32(16)).astype(np.uint16).view(np.int16).tolist()
+
+
+def near(found: list[int], alone: Integers) -> bool:
+    return bool(np.abs(np.array(found) - alone).max() <= 2)
+
+
+def small(seed: int) -> Integers:
+    return np.random.default_rng(seed).integers(-900, 900, 40)
+
+
+def test_one_mask_in_two_rings_betrays_a_vector() -> None:
+    """The attack, on masks that are bound to no ring."""
+    x, y = small(1), small(2)
+    under = {}
+    for ring, vector, negative in ((Ring(16), x, False), (Ring(32), y, True)):
+        under[ring.bits] = ring.wrap(vector)
+        masks.Masks([(b"s" * 32, negative)], ring).put_on(under[ring.bits])
+    assert near(odd_places(under[16], under[32]), x[1::2])
+
+
+SUBJECTS: list[dict[str, Any]] = [
+    {"ring": Ring(16)},
+    {"task": "evaluate"},
+    {"model": "9" * 64},
+    {"d": 39},
+]
+
+
+@pytest.mark.parametrize("other", SUBJECTS, ids=lambda other: next(iter(other)))
+def test_silos_told_of_different_sums_open_nothing(other: dict[str, Any]) -> None:
+    """s1 is told one ring, task, model or length and s2 another; s3 helps. All answer for the same set.
+
+    Else a server that gives s2 a model on which nothing is left to learn had s1's part alone
+    (Pasquini, Francati and Ateniese 2022, CCS).
+    """
+    cast = Cast(3, 1)
+    cast.set_up()
+    everybody = tuple(cast.names)
+    usual = {"ring": RING, "task": "train", "model": "", "d": 40}
+    told = {"s1": usual | other, "s2": usual, "s3": usual}
+    made = {name: small(place)[: told[name]["d"]] for place, name in enumerate(everybody)}
+    sent = {}
+    for name, this in told.items():
+        source = Whole(made[name], 2**14)
+        sent[name] = cast.silos[name].mask(1, source, this["ring"], task=this["task"], model=this["model"])
+    found = rebuilt(
+        cast, ask(cast, {n: Told(everybody, everybody) for n in ("s1", "s2")}), ("s1", "s2"), ("s3",)
+    )
+    assert set(found) == {("s1", "seed"), ("s2", "seed")}  # the self-masks do come off
+    left = {}
+    for name in ("s1", "s2"):
+        this = told[name]
+        words = this["ring"].unpack(sent[name][0], this["d"])
+        seeds = [(self_seed(found[name, "seed"], cast.context, 1, name), True)]
+        agreed = mask_agree(secret(cast, "s3", "mask key"), cast.aggregator._advertised[name][1].mask[1])
+        about = subject(this["task"], this["d"], this["ring"], this["model"])
+        seeds.append((pair_seed(agreed, cast.context, 1, name, "s3", about), True))  # both add it
+        masks.Masks(seeds, this["ring"]).put_on(words)
+        left[name] = words
+    if other.get("ring"):
+        assert not near(odd_places(left["s1"], left["s2"]), made["s1"][1::2])
+        return
+    d = min(this["d"] for this in told.values())
+    both = RING.unwrap(left["s1"][:d] + left["s2"][:d])
+    assert not set(both.tolist()) & set((made["s1"][:d] + made["s2"][:d]).tolist())
+    assert np.abs(both).max() > 2**24  # the pair's masks are on
+
+
+def test_silos_told_of_one_sum_open_it() -> None:
+    """The same steps where both are told alike: so the test above would see their sum."""
+    cast = Cast(3, 1)
+    cast.set_up()
+    made = {name: small(place) for place, name in enumerate(cast.names)}
+    assert cast.round(1, made).tolist() == sum(made.values()).tolist()  # type: ignore[union-attr]

@@ -20,7 +20,7 @@ from foedus.documents import Envelope, SigningKey
 from foedus.errors import ProtocolError, VerificationError
 from foedus.privacy.secagg import check, client, masks, rings, shares
 from foedus.privacy.secagg.aggregator import Aggregator
-from foedus.privacy.secagg.client import Silo, pair_seed, self_seed, shares_digest
+from foedus.privacy.secagg.client import Silo, pair_seed, self_seed, shares_digest, subject
 from foedus.privacy.secagg.codec import Whole
 from foedus.privacy.secagg.graph import Graph, Parameters
 from foedus.privacy.secagg.journal import Journal
@@ -109,12 +109,14 @@ def test_shamir_bad(name: str) -> None:
 
 def test_seeds() -> None:
     case = load("seeds")
-    one, two = int(case["secret_one"]), int(case["secret_two"])
+    one, two, about = int(case["secret_one"]), int(case["secret_two"]), case["subject"]
+    ring = Ring(about["bits"])
+    assert subject(about["task"], about["dimension"], ring, about["model"]) == case["subject_digest"]
     assert (mask_public(one).hex(), mask_public(two).hex()) == (case["public_one"], case["public_two"])
     for secret, peer in ((one, two), (two, one)):
         agreed = mask_agree(secret, mask_public(peer))
         for names in (("s1", "s2"), ("s2", "s1")):
-            assert pair_seed(agreed, CONTEXT, 2, *names).hex() == case["pair_round_2"]
+            assert pair_seed(agreed, CONTEXT, 2, *names, case["subject_digest"]).hex() == case["pair_round_2"]
     assert self_seed(one, CONTEXT, 2, "s1").hex() == case["self_round_2_of_s1"]
     assert seed_commitment(one).hex() == case["commitment_one"]
 

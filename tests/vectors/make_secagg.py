@@ -193,6 +193,7 @@ def basics() -> dict[str, Any]:
     if lagrange({x: dealt[x] for x in (2, 3, 5)}) != one:
         raise RuntimeError("the reference itself is wrong")
     part = hashlib.sha256(b"part").digest()
+    about = {"task": "train", "dimension": 5, "bits": 20, "model": "9" * 64}
     plain = part + b"".join(v.to_bytes(32, "big") for v in (one, two, dealt[1], dealt[2]))
     box_key = derive(agreed, "shares", DIGEST, "s1", "s2")
     box = AESGCM(box_key).encrypt(bytes(12), plain, None)
@@ -222,7 +223,11 @@ def basics() -> dict[str, Any]:
             "secret_two": str(two),
             "public_one": public(one).hex(),
             "public_two": public(two).hex(),
-            "pair_round_2": derive(agreed, "pair", DIGEST, "2", "s1", "s2").hex(),
+            "subject": about,
+            "subject_digest": signed_digest("secure-sum-subject", about),
+            "pair_round_2": derive(
+                agreed, "pair", DIGEST, "2", "s1", "s2", signed_digest("secure-sum-subject", about)
+            ).hex(),
             "self_round_2_of_s1": derive(one.to_bytes(32, "big"), "self", DIGEST, "2", "s1").hex(),
             "commitment_one": commitment(one).hex(),
         },
@@ -428,6 +433,9 @@ def transcript(silos: Sequence[str], survivors: Sequence[str]) -> dict[str, Any]
         return AESGCM(key).encrypt(bytes(12), plain, None).hex()
 
     key, r, d = check_key(part), rounds[0], len(VECTORS["s1"])
+    about = signed_digest(
+        "secure-sum-subject", {"task": "train", "dimension": d, "bits": BITS, "model": "9" * 64}
+    )
     masks: dict[
         str, list[tuple[int, tuple[int, list[int]]]]
     ] = {}  # sign, (of the check value, of the vector)
@@ -437,7 +445,7 @@ def transcript(silos: Sequence[str], survivors: Sequence[str]) -> dict[str, Any]
         for peer in silos:
             if peer != n:
                 agreed = x25519(mask_secret[n][r].to_bytes(32, "little"), public(mask_secret[peer][r]))
-                both = derive(agreed, "pair", DIGEST, str(r), *sorted((n, peer)))
+                both = derive(agreed, "pair", DIGEST, str(r), *sorted((n, peer)), about)
                 masks[n].append((1 if n < peer else -1, mask(both, d, BITS)))
     uploads = {}
     for n in survivors:
