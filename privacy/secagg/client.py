@@ -461,9 +461,10 @@ class Silo:
         if len(set(survivors)) != len(survivors) or not set(survivors) <= set(self._everyone):
             # Twice the sum, over everybody twice, would have twice the check value.
             raise VerificationError(f"round {number}: the survivors shown are named twice or never took part")
-        if total.shape != (entered.dimension,):
+        if total.shape != (entered.dimension,) or total.dtype.kind != "i":
             raise VerificationError(
-                f"round {number}: the sum shown has {total.size} numbers, not {entered.dimension}"
+                f"round {number}: the sum shown is {total.size} numbers of type {total.dtype},"
+                f" not {entered.dimension} signed integers"
             )
         half = entered.ring.half
         if total.size and not -half <= int(total.min()) <= int(total.max()) < half:

@@ -73,14 +73,14 @@ class Ring:
     def pack(self, words: Words) -> bytes:
         """Elements as they travel: `wire_bytes(d)` bytes. Upper bits of a word are dropped."""
         if self.bits in (16, 32):
-            return bytes(words.tobytes())
+            return words.tobytes()
         if self.bits == 24:
             return bytes(words.view(np.uint8).reshape(-1, 4)[:, :3].tobytes())
         masked = words & np.uint32(0xFFFFF)
         if masked.size % 2:
             masked = np.append(masked, np.uint32(0))
         pairs = masked[0::2].astype("<u8") | masked[1::2].astype("<u8") << np.uint64(20)
-        data = pairs.view(np.uint8).reshape(-1, 8)[:, :5].tobytes()
+        data: bytes = pairs.view(np.uint8).reshape(-1, 8)[:, :5].tobytes()
         return data[: self.wire_bytes(words.size)]
 
     def unpack(self, data: bytes | memoryview, dimension: int) -> Words:

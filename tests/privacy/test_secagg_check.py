@@ -203,7 +203,7 @@ def test_another_check_value_is_refused(played: Played, check_value: int) -> Non
         assert played.refused_by_all(opened.total, check_value)
 
 
-Lie = Callable[[Played], tuple[Integers, int]]
+Lie = Callable[[Played], tuple[Any, int]]
 
 
 def scaled(factor: int) -> Lie:
@@ -230,6 +230,9 @@ LIES: dict[str, Lie] = {
     "in two rows": lambda p: (p.opened[1].total.reshape(2, -1), p.opened[1].check),
     "p more in a place": lambda p: (p.opened[1].total + P * np.eye(1, D, dtype=np.int64)[0], p.opened[1].check),
     "p more in every place": lambda p: (p.opened[1].total + P, p.opened[1].check),
+    "as real numbers": lambda p: (p.opened[1].total.astype(np.float64), p.opened[1].check),
+    "a little more than whole": lambda p: (p.opened[1].total + 2.0**-30, p.opened[1].check),
+    "unsigned": lambda p: (np.abs(p.opened[1].total).astype(np.uint64), p.opened[1].check),
     "beyond the modulus": lambda p: (p.opened[1].total + 2**32, p.opened[1].check),
 }  # fmt: skip
 
