@@ -16,6 +16,7 @@ from support.sums import BOUND, RING, Cast, vectors
 from foedus.errors import FoedusError, ProtocolError, VerificationError
 from foedus.privacy.secagg import check, masks, rings
 from foedus.privacy.secagg.aggregator import Opened
+from foedus.privacy.secagg.client import _pad
 from foedus.privacy.secagg.rings import Integers, Ring
 
 P = 2**61 - 1
@@ -256,6 +257,18 @@ def test_a_lie_about_the_sum_is_refused_by_every_silo(played: Played, lie: Lie) 
 def test_other_survivors_are_refused_by_every_silo(played: Played, survivors: tuple[str, ...]) -> None:
     opened = played.opened[1]
     assert played.refused_by_all(opened.total, opened.check, survivors)
+
+
+def test_a_silo_knows_whom_it_answered_for_even_if_the_check_value_fits(played: Played) -> None:
+    """A server that got the key from a silo could make a check value for any story; not one about another set."""
+    silo, opened = played.cast.silos["s1"], played.opened[1]
+    key = silo._check_key
+    assert key is not None
+    pads = {name: _pad(key, played.cast.context, 1, name) for name in played.cast.names}
+    for survivors in (("s1", "s2", "s3"), ("s1", "s2", "s3", "s5")):
+        moved = sum(pads[n] for n in survivors) - sum(pads[n] for n in played.survivors[1])
+        with pytest.raises(VerificationError, match="other silos than this one answered for"):
+            silo.verify_sum(1, survivors, opened.total, (opened.check + moved) % P)
 
 
 def test_the_order_of_the_survivors_does_not_matter(played: Played) -> None:
