@@ -91,9 +91,11 @@ class Grid:
         if silos < 1 or dimension < 1 or not 0 < clip < math.inf or not 0 <= sigma < math.inf:
             raise InputError("a grid needs silos, a dimension, a clip and a finite noise")
         for bits in WIDTHS:
-            # n·(clip·scale + 1) + z·σ·scale < half, by so much that rounding of these floats can't matter
+            # n·(clip·scale + 1) + z·σ·scale < half, by so much that rounding of these floats can't matter;
+            # σ with what the grid itself may ask for, since that noise is added too.
             room = (1 << (bits - 1)) * (1 - 2.0**-30) - silos
-            grid = cls(Ring(bits), room / (silos * clip + noise_tail(dimension) * sigma), clip, dimension)
+            noise = noise_tail(dimension) * sigma * (1 + extra_noise)
+            grid = cls(Ring(bits), room / (silos * clip + noise), clip, dimension)
             if grid.scale > 0 and grid.extra_noise(silos, sigma) <= extra_noise:
                 return grid
         raise InputError(
@@ -153,7 +155,7 @@ class Fixed:
                 else "a number to sum is not finite"
             )
         self._stream = Keystream()
-        self._room = np.empty((2, 0))
+        self._room = np.empty((3, 0))
         self._norm = 0.0
 
     @property
@@ -163,19 +165,23 @@ class Fixed:
     def chunk(self, start: int, stop: int) -> Numbers:
         count = stop - start
         if self._room.shape[1] < count:
-            self._room = np.empty((2, count))
+            self._room = np.empty((3, count))
         real, dither = self._room[0, :count], self._room[1, :count]
-        np.multiply(self._values[start:stop], self._grid.scale, out=real)
+        whole: npt.NDArray[np.float64] = self._room[2, :count]
+        np.copyto(real, self._values[start:stop])
+        np.multiply(real, self._grid.scale, out=real)
         np.multiply(np.frombuffer(self._stream.take(4 * count), "<u4"), 2.0**-32, out=dither)
-        np.add(real, dither, out=real)
-        np.floor(real, out=real)
-        self._norm += float(real @ real)
-        if self._norm > self._grid.norm_bound**2 * (1 + 2.0**-30):
+        # Dither is compared with the fraction, which is exact; added to a large number it would be rounded.
+        np.floor(real, out=whole)
+        np.subtract(real, whole, out=real)
+        np.add(whole, dither < real, out=whole)
+        self._norm += float(whole @ whole)
+        if self._norm > self._grid.norm_bound**2:
             # Probability below 2^-40; the upload has not left, so nothing is lost but the round.
             raise InputError("a rounded vector passes its bound; the round is not entered")
         if self._noise is not None:
-            np.add(real, self._noise(count), out=real)
-        return real
+            np.add(whole, self._noise(count), out=whole)
+        return whole
 
 
 _BLOCK = 1 << 16
@@ -183,4 +189,5 @@ _BLOCK = 1 << 16
 
 def _square(part: npt.NDArray[np.floating[Any]]) -> float:
     wide = part.astype(np.float64, copy=False)
-    return float(wide @ wide)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused
+        return float(wide @ wide)

@@ -10,6 +10,7 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
@@ -44,7 +45,7 @@ class Context:
             "rounds": list(self.rounds),
         }
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """What uploads and answers name their batch by."""
         return digest("secure-sum-context", self.to_json())
