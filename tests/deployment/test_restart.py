@@ -69,16 +69,18 @@ class Server:
                 )
 
     def kill(self, *, tree: bool) -> list[int]:
-        """SIGKILL for the command, and with `tree` for all below it; what was below it."""
+        """SIGKILL for the command, and with `tree` for all below it; its own children."""
         assert self.process is not None
         below = _below(self.process.pid)
+        assert len(below) >= 4  # gateway, SuperLink, and below that SuperExec, ServerApp
+        children = [pid for pid in below if _parent(pid) == self.process.pid]
         for pid in [self.process.pid, *(below if tree else [])]:
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
         self.process.communicate()
-        return below
+        return children
 
     def client(self, name: str, role: Role) -> ApiClient:
         token, row = issue(name, role, days=1)
@@ -113,6 +115,13 @@ def _below(root: int) -> list[int]:
         found += below
         todo += below
     return found
+
+
+def _parent(pid: int) -> int:
+    try:
+        return int((Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
 
 
 def _runs(pid: int) -> bool:
@@ -157,10 +166,9 @@ def test_killed_twice_and_started_again_it_finishes_the_same_run(tmp_path: Path)
         events: list[Any] = []
         for last, tree in ((3, False), (8, True)):
             follow(server, run, events, upto=last)
-            below = server.kill(tree=tree)
-            assert len(below) >= 4  # gateway, SuperLink, SuperExec, ServerApp
-            with until(5) as waiting:
-                while waiting(not any(map(_runs, below))):
+            children = server.kill(tree=tree)
+            with until(5) as waiting:  # nobody told them to end
+                while waiting(not any(map(_runs, children))):
                     pass
             server.start()  # over the same directory and ports, at once
         follow(server, run, events)
