@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -12,8 +13,9 @@ from hypothesis import strategies as st
 from support.goodness import uniform_bytes_p
 from support.sums import BOUND, Cast, scratch, total, vectors
 
-from foedus.errors import Abandoned, InputError, ProtocolError, Refused
+from foedus.errors import Abandoned, InputError, ProtocolError, Refused, VerificationError
 from foedus.privacy.secagg import codec, masks, shares
+from foedus.privacy.secagg.aggregator import Aggregator
 from foedus.privacy.secagg.client import pair_seed
 from foedus.privacy.secagg.keys import BatchKeys, Roster, mask_agree, mask_public
 
@@ -260,3 +262,35 @@ def test_secrets_of_a_round_are_dropped_after_the_answer() -> None:
         silo._keys.mask_secret(1)
     with pytest.raises(Refused, match="once only"):
         cast.upload(1, "s2", np.zeros(6, np.int64))
+
+
+def test_an_aggregator_goes_on_from_what_another_wrote_down() -> None:
+    """After set-up and after a closed round; what is written holds neither seeds nor shares in the clear."""
+    cast = Cast(n=4, rounds=(1, 2))
+    cast.set_up()
+    made = vectors(cast.names)
+    written = json.loads(json.dumps(cast.aggregator.set_up_state()))
+    cast.aggregator = Aggregator(cast.roster, cast.context)
+    cast.aggregator.restore_set_up(written)
+    assert cast.aggregator.participants == tuple(cast.names)
+    cast.aggregator.open_round(1, 6, "train")
+    for name in cast.names[:3]:
+        words, header = cast.upload(1, name, made[name])
+        cast.aggregator.add_vector(1, name, masks.to_wire(words), header)
+    survivors = cast.aggregator.survivors(1)
+    state, masked = cast.aggregator.round_state(1)
+    again = Aggregator(cast.roster, cast.context)
+    again.restore_set_up(written)
+    again.restore_round(1, json.loads(json.dumps(state)), masked)
+    assert again.survivors(1) == survivors == tuple(cast.names[:3])
+    late, header = cast.upload(1, cast.names[3], made[cast.names[3]])
+    with pytest.raises(ProtocolError, match="not expected"):
+        again.add_vector(1, cast.names[3], masks.to_wire(late), header)
+    for name in survivors:
+        again.add_answer(1, name, *cast.silos[name].answer(1, survivors))
+    assert again.total(1).tolist() == total(made, survivors)
+    with pytest.raises(ProtocolError, match="opened before"):
+        again.restore_round(1, state, masked)
+    forged = {**state, "uploads": [{**state["uploads"][0], "signatures": {}}]}
+    with pytest.raises(VerificationError):
+        Aggregator(cast.roster, cast.context).restore_round(2, forged, masked)
