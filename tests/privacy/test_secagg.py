@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -13,8 +14,9 @@ from hypothesis import strategies as st
 from support.goodness import uniform_bytes_p
 from support.sums import BOUND, RING, Cast, scratch, total, vectors
 
-from foedus.errors import Abandoned, InputError, ProtocolError, Refused
+from foedus.errors import Abandoned, InputError, ProtocolError, Refused, VerificationError
 from foedus.privacy.secagg import check, masks, rings, shares
+from foedus.privacy.secagg.aggregator import Aggregator
 from foedus.privacy.secagg.client import Silo, pair_seed
 from foedus.privacy.secagg.codec import Whole
 from foedus.privacy.secagg.keys import BatchKeys, Roster, mask_agree, mask_public
@@ -355,3 +357,36 @@ def test_secrets_of_a_round_that_was_never_opened_are_dropped_at_the_next() -> N
     assert gone(silo, 1) and not gone(silo, 2)
     with pytest.raises(ProtocolError, match="is over"):
         silo.answer(1, cast.names, answering=cast.names)
+
+
+def test_an_aggregator_goes_on_from_what_another_wrote_down() -> None:
+    """After set-up and after a closed round; what is written holds neither seeds nor shares in the clear."""
+    cast = Cast(n=4, rounds=(1, 2))
+    cast.set_up()
+    made = vectors(cast.names)
+    written = json.loads(json.dumps(cast.aggregator.set_up_state()))
+    cast.aggregator = Aggregator(cast.roster, cast.context)
+    cast.aggregator.restore_set_up(written)
+    assert cast.aggregator.participants == tuple(cast.names)
+    cast.aggregator.open_round(1, 6, "train", RING)
+    for name in cast.names[:3]:
+        cast.aggregator.add_vector(1, name, *cast.upload(1, name, made[name]))
+    survivors = cast.aggregator.survivors(1)
+    state, masked = cast.aggregator.round_state(1)
+    again = Aggregator(cast.roster, cast.context)
+    again.restore_set_up(written)
+    again.restore_round(1, json.loads(json.dumps(state)), masked)
+    assert again.survivors(1) == survivors == tuple(cast.names[:3])
+    late, header = cast.upload(1, cast.names[3], made[cast.names[3]])
+    with pytest.raises(ProtocolError, match="not expected"):
+        again.add_vector(1, cast.names[3], late, header)
+    for name in again.ask(1):
+        again.add_answer(1, name, *cast.silos[name].answer(1, survivors, answering=survivors))
+    opened = again.total(1)
+    assert opened.total.tolist() == total(made, survivors)
+    cast.silos[survivors[0]].verify_sum(1, survivors, opened.total, opened.check)
+    with pytest.raises(ProtocolError, match="opened before"):
+        again.restore_round(1, state, masked)
+    forged = {**state, "uploads": [{**state["uploads"][0], "signatures": {}}]}
+    with pytest.raises(VerificationError):
+        Aggregator(cast.roster, cast.context).restore_round(2, forged, masked)
