@@ -1,6 +1,6 @@
 """The node's Flower ClientApp: the node calls it, and so does a simulation.
 
-It answers five messages (see `federation.messages`) and nothing else. Whatever fails becomes a `Refusal`:
+It answers the messages of `federation.messages` and nothing else. Whatever fails becomes a `Refusal`:
 the reason goes into the node's own audit log in full, and to the server only as far as it says nothing
 about the silo's data.
 """
@@ -26,18 +26,19 @@ from ..federation.study import price
 from ..privacy.accountant import ZCDP
 from ..privacy.events import to_json
 from ..privacy.noise import discrete_gaussian
-from ..privacy.secagg import masks
 from ..privacy.secagg.client import Silo
 from ..privacy.secagg.journal import Journal
 from ..privacy.secagg.keys import Context as BatchContext
 from .features import Side
+from .follower import Follower, digest
 from .guard import Guard, Permit
 from .home import Home
 from .trainer import Sampler, Trainer
 
 RECEIPT = "receipt"
 PRODUCER = "https://foedus.invalid/foedus-node"
-_MESSAGES = frozenset(f"query.{action}" for action in ("keys", "shares", "vector", "answer", "receipt"))
+_ACTIONS = ("keys", "shares", "ready", "vector", "confirm", "answer", "receipt")
+_MESSAGES = frozenset(f"query.{action}" for action in _ACTIONS)
 _log = logging.getLogger("foedus.node")
 # Refusals whose sentence is about the treaty and the study alone, so the server may read it.
 _TELLABLE = frozenset(
@@ -46,6 +47,7 @@ _TELLABLE = frozenset(
         "APPROVAL_MISSING",
         "DELTA_OVER_CAP",
         "EPSILON_OVER_CAP",
+        "MODEL_ALTERED",
         m.LOG_SIZE_UNKNOWN,
         "NOISE_TOO_SMALL",
         "NO_SET_UP",
@@ -53,6 +55,7 @@ _TELLABLE = frozenset(
         "PURPOSE_NOT_PERMITTED",
         "SELF_APPROVAL",
         "STUDY_REJECTED",
+        "SUM_ALTERED",
         "SUM_COULD_WRAP",
         "TOO_FEW_SILOS",
         "UNKNOWN_MESSAGE",
@@ -67,6 +70,7 @@ class _Run:
     permit: Permit
     trainer: Trainer
     silo: Silo
+    follower: Follower
     lineage_id: UUID
     reserved: dict[int, int] = field(default_factory=dict)  # round -> its line in the ledger
     settled: dict[int, dict[str, object]] = field(default_factory=dict)
@@ -83,11 +87,14 @@ class SiloApp:
         self.lineage = Lineage(home.path / "lineage.jsonl", f"foedus://{home.party}", PRODUCER)
         self._sampler = sampler
         self._runs: dict[tuple[str, int], _Run] = {}
+        self._followers: dict[str, Follower] = {}
         self._app = ClientApp()
         for action, step in (
             ("keys", self._keys),
             ("shares", self._shares),
+            ("ready", self._ready),
             ("vector", self._vector),
+            ("confirm", self._confirm),
             ("answer", self._answer),
             ("receipt", self._receipt),
         ):
@@ -146,12 +153,13 @@ class SiloApp:
             rounds=tuple(request.rounds),
         )
         silo = Silo(self.home.party, self.guard.identity, self.guard.roster, context, self.journal)
-        trainer = Trainer(self.home, study, len(treaty.parties), treaty.retention_days, self._sampler)
+        trainer = Trainer(self.home, study, treaty.retention_days, self._sampler)
         # A first look at the cohort, so that a table that can't serve is refused before keys are made.
         self.guard.check_size(len(trainer.dataset("train", self.guard.cohort(permit)).customers))
         self.guard.check_size(len(trainer.dataset("test", self.guard.cohort(permit)).customers))
         keys = silo.advertise()
-        run = _Run(permit, trainer, silo, uuid4())
+        follower = self._followers.setdefault(request.run, Follower(study))
+        run = _Run(permit, trainer, silo, follower, uuid4())
         self._runs[(request.run, request.batch)] = run
         self.audit.append(
             self.home.party,
@@ -170,17 +178,24 @@ class SiloApp:
     def _shares(self, message: Message) -> tuple[m.Content, bytes]:
         request, _ = m.SharesRequest.read(message)
         run = self._run(request.run, request.batch)
-        boxes = run.silo.share([Envelope.from_json(k) for k in request.keys])
+        boxes = run.silo.share([Envelope.from_json(k) for k in request.keys], request.digests)
         return m.SharesReply(boxes=m.boxes_to_json(boxes)), b""
+
+    def _ready(self, message: Message) -> tuple[m.Content, bytes]:
+        request, _ = m.ReadyRequest.read(message)
+        silo = self._run(request.run, request.batch).silo
+        silo.receive(m.boxes_from_json(request.boxes))
+        return m.ReadyReply(statement=silo.ready(request.participants).to_json()), b""
 
     def _vector(self, message: Message) -> tuple[m.Content, bytes]:
         request, data = m.VectorRequest.read(message)
         run = self._run(request.run, request.batch)
         guard, permit = self.guard, run.permit
         plan = permit.study.round(request.round, guard.treaty)
-        if len(data) != 8 * permit.study.parameters:
+        model, rest = data[: 8 * permit.study.parameters], data[8 * permit.study.parameters :]
+        if len(model) != 8 * permit.study.parameters or (rest and request.previous is None):
             raise ProtocolError(f"round {plan.round}: the model has the wrong size")
-        weights = np.frombuffer(data, "<f8").astype(np.float64)
+        weights = np.frombuffer(model, "<f8").astype(np.float64)
         context = run.silo.context
         # Before anything is reserved, so that asking again can't eat the budget.
         self.journal.require_new(context.study, context.run, "upload", plan.round)
@@ -188,37 +203,81 @@ class SiloApp:
         guard.advance_log(request.log)  # 2
         if request.boxes is not None:
             run.silo.receive(m.boxes_from_json(request.boxes))
+        if request.ready is not None:
+            run.silo.take_ready(_by_silo(request.ready))
+        self._take_sum(request.run, request.previous, rest)
+        run.follower.check(plan.round, weights)
         cohort = guard.cohort(permit)  # 3
         side: Side = "test" if plan.task == "evaluate" else "train"
         ref = guard.reserve(permit, plan)  # 4
         try:
             dataset = run.trainer.dataset(side, cohort)  # 5
             guard.check_size(len(dataset.customers))
-            words = run.trainer.contribution(plan, dataset, weights)  # 6, 7
-            masked, header = run.silo.mask(plan.round, words, task=plan.task)
+            vector = run.trainer.contribution(plan, dataset, weights)  # 6, 7
+            masked, header = run.silo.mask(plan.round, vector, plan.ring, task=plan.task, model=digest(model))
         except BaseException:
             if self.journal.done(context.study, context.run, "upload", plan.round) is None:
                 guard.ledger.abort(ref)
             raise
         run.reserved[plan.round] = ref
         # From here on it counts as uploaded: the reservation stands whatever becomes of the reply.
-        return m.VectorReply(header=header.to_json(), log_size=guard.log_size), masks.to_wire(masked)
+        return m.VectorReply(header=header.to_json(), log_size=guard.log_size), bytes(masked)
+
+    def _take_sum(self, run: str, notice: m.SumNotice | None, data: bytes) -> None:
+        """The sum opened last, as the server shows it: checked, and the model followed, before anything else is given.
+
+        A silo that had no part in that round can't check it; what follows from that, see `Follower`.
+        """
+        if notice is None:
+            if data:
+                raise ProtocolError("more data than the message says")
+            return
+        found = self._runs.get((run, notice.batch))
+        if found is None:
+            return
+        plan = found.permit.study.round(notice.round, self.guard.treaty)
+        total = plan.ring.unwrap(plan.ring.unpack(data, plan.dimension))
+        if notice.round not in found.reserved:
+            return
+        try:
+            found.silo.verify_sum(notice.round, notice.survivors, total, int(notice.check))
+        except VerificationError as error:
+            raise Refused("SUM_ALTERED", error.message) from error
+        study, name = found.permit.digest, digest(total.astype("<i8").tobytes())
+        if self.journal.done(study, run, "checked", notice.round) is None:
+            self.journal.once(study, run, "checked", notice.round, name)
+        found.follower.advance(notice.round, total, len(notice.survivors))
+
+    def _check_survivors(self, run: _Run, number: int, survivors: list[str]) -> None:
+        least = self.guard.treaty.min_silos
+        if len(set(survivors)) < least:
+            raise Refused(
+                "TOO_FEW_SILOS", f"a sum over fewer than {least} silos is not opened under this treaty"
+            )
+        if number not in run.reserved:
+            raise ProtocolError(f"round {number}: this silo uploaded nothing in this batch")
+
+    def _confirm(self, message: Message) -> tuple[m.Content, bytes]:
+        request, _ = m.ConfirmRequest.read(message)
+        run = self._run(request.run, request.batch)
+        self._check_survivors(run, request.round, request.survivors)
+        return m.ConfirmReply(statement=run.silo.confirm(request.round, request.survivors).to_json()), b""
 
     def _answer(self, message: Message) -> tuple[m.Content, bytes]:
         request, _ = m.AnswerRequest.read(message)
         run = self._run(request.run, request.batch)
-        least = self.guard.treaty.min_silos
-        if len(set(request.survivors)) < least:
-            raise Refused(
-                "TOO_FEW_SILOS", f"a sum over fewer than {least} silos is not opened under this treaty"
-            )
-        if request.round not in run.reserved:
-            raise ProtocolError(f"round {request.round}: this silo uploaded nothing in batch {request.batch}")
-        statement, seeds, mask_keys = run.silo.answer(request.round, request.survivors)
-        plan = run.permit.study.round(request.round, self.guard.treaty)
-        self.guard.settle(run.reserved[request.round], plan, request.survivors)
-        event = plan.event(len(request.survivors) - self.guard.treaty.colluders)
-        run.settled[request.round] = {"round": request.round, "task": plan.task, **to_json(event)}
+        self._check_survivors(run, request.round, request.survivors)
+        statement, seeds, mask_keys = run.silo.answer(
+            request.round,
+            request.survivors,
+            answering=request.answering,
+            confirmed=None if request.confirmed is None else _by_silo(request.confirmed),
+        )
+        if request.round not in run.settled:  # asked again, with fewer to answer, it costs nothing more
+            plan = run.permit.study.round(request.round, self.guard.treaty)
+            self.guard.settle(run.reserved[request.round], plan, request.survivors)
+            event = plan.event(len(request.survivors) - self.guard.treaty.colluders)
+            run.settled[request.round] = {"round": request.round, "task": plan.task, **to_json(event)}
         return (
             m.AnswerReply(
                 statement=statement.to_json(),
@@ -229,11 +288,12 @@ class SiloApp:
         )
 
     def _receipt(self, message: Message) -> tuple[m.Content, bytes]:
-        request, _ = m.ReceiptRequest.read(message)
+        request, data = m.ReceiptRequest.read(message)
         found = [run for (name, _), run in sorted(self._runs.items()) if name == request.run]
         if not found:
             raise Refused("NO_SET_UP", f"run {request.run} was never set up with this node")
         head = self.guard.advance_log(request.log)
+        self._take_sum(request.run, request.previous, data)
         permit = found[-1].permit
         delta = permit.study.privacy.delta
         ledger = self.guard.ledger
@@ -249,6 +309,10 @@ class SiloApp:
                 "rounds": [settled for run in found for _, settled in sorted(run.settled.items())],
                 "epsilon": paid,
                 "delta": delta,
+                "sums": {
+                    str(number): sha
+                    for number, sha in self.journal.steps(permit.digest, request.run, "checked").items()
+                },
                 "ledger": {"size": last.size, "hash": last.hash},
                 "log": {"size": head.size, "root": head.root.hex()},
             },
@@ -281,6 +345,12 @@ class SiloApp:
             outputs=[Table(f"masked updates {run.permit.digest[:12]}")],
             facets={"foedus_privacy": facet},
         )
+
+
+def _by_silo(documents: list[m.Json]) -> dict[str, Envelope]:
+    """Signed statements by the silo they name; a name twice is one statement too few."""
+    envelopes = [Envelope.from_json(document) for document in documents]
+    return {str(envelope.payload.get("silo")): envelope for envelope in envelopes}
 
 
 def _code(error: FoedusError) -> str:

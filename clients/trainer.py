@@ -17,8 +17,7 @@ from ..federation.study import Study
 from ..federation.tasks import evaluate, train
 from ..privacy.clipping import clipped_sum
 from ..privacy.noise import Keystream, discrete_gaussian
-from ..privacy.secagg import codec
-from ..privacy.secagg.masks import Words
+from ..privacy.secagg.codec import Whole
 from ..privacy.sgd import per_customer_gradients
 from . import sources
 from .features import Dataset, Side, load
@@ -37,7 +36,6 @@ class Trainer:
 
     home: Home
     study: Study
-    silos: int
     retention_days: int
     sampler: Sampler = discrete_gaussian
 
@@ -54,11 +52,11 @@ class Trainer:
                 self._cached[side] = (key, load(orders, self.study, side, cohort, self.retention_days))
         return self._cached[side][1]
 
-    def contribution(self, plan: RoundPlan, dataset: Dataset, weights: npt.NDArray[np.float64]) -> Words:
+    def contribution(self, plan: RoundPlan, dataset: Dataset, weights: npt.NDArray[np.float64]) -> Whole:
         """6 and 7: train or count; clip, encode and add the noise share. What comes out may be masked.
 
         Raises:
-            InputError: weights or data that are not finite, or a sum that would wrap around.
+            InputError: weights or data that are not finite.
         """
         stream = Keystream()
         if plan.task == "curvature":
@@ -80,4 +78,4 @@ class Trainer:
                 f"round {plan.round}: {summed.size} numbers where the study says {plan.dimension}"
             )
         noisy = summed + self.sampler(plan.sigma, plan.dimension, stream)
-        return codec.wrap(noisy, bound=(2 ** (codec.MODULUS_BITS - 1) - 1) // self.silos)
+        return Whole(noisy, plan.bound)

@@ -18,6 +18,7 @@ from ..errors import InputError, ProtocolError, Refused
 
 RECORD = "foedus"
 MAX_BODY = 32 << 20
+MAX_SILOS = 20_000
 Json = dict[str, Any]
 Whole = Annotated[int, Field(ge=0, lt=2**53)]
 
@@ -123,12 +124,16 @@ class KeysReply(Content):
 
 
 class SharesRequest(Content):
-    """Set-up, trip 2: everybody's signed keys; deal shares."""
+    """Set-up, trip 2: the signed keys of everybody you share with; deal shares.
+
+    `digests` names everybody's keys (silo -> digest) where those sent are not all.
+    """
 
     action = "shares"
     run: str
     batch: Whole
-    keys: list[Json] = Field(max_length=2000)
+    keys: list[Json] = Field(max_length=MAX_SILOS)
+    digests: dict[str, str] | None = Field(default=None, max_length=MAX_SILOS)
 
 
 class SharesReply(Content):
@@ -136,14 +141,44 @@ class SharesReply(Content):
     boxes: dict[str, str]
 
 
+class ReadyRequest(Content):
+    """Set-up, trip 3, on a sparse graph: your boxes, and who dealt shares at all; sign who takes part."""
+
+    action = "ready"
+    run: str
+    batch: Whole
+    boxes: dict[str, str] = Field(max_length=MAX_SILOS)
+    participants: list[str] = Field(max_length=MAX_SILOS)
+
+
+class ReadyReply(Content):
+    action = "ready-reply"
+    statement: Json
+
+
+class SumNotice(Document):
+    """What a round gave; its total travels packed in `data`, behind what else is there."""
+
+    batch: Whole
+    round: Whole
+    survivors: list[str] = Field(max_length=MAX_SILOS)
+    check: str = Field(pattern=r"^\d{1,19}$", description="the opened check value, decimal")
+
+
 class VectorRequest(Content):
-    """Round, trip 1: the model is in `data`; send your masked vector. `boxes` comes once a batch."""
+    """Round, trip 1: the model is in `data`; send your masked vector.
+
+    `boxes` (or on a sparse graph `ready`, what the neighbours stated) comes once a batch; `previous` is the
+    sum that was opened last.
+    """
 
     action = "vector"
     run: str
     batch: Whole
     round: Whole
-    boxes: dict[str, str] | None = None
+    boxes: dict[str, str] | None = Field(default=None, max_length=MAX_SILOS)
+    ready: list[Json] | None = Field(default=None, max_length=MAX_SILOS)
+    previous: SumNotice | None = None
     log: LogHead
 
 
@@ -155,14 +190,35 @@ class VectorReply(Content):
     log_size: Whole
 
 
+class ConfirmRequest(Content):
+    """Round, on a sparse graph: these silos' vectors are in the sum; sign that you heard so."""
+
+    action = "confirm"
+    run: str
+    batch: Whole
+    round: Whole
+    survivors: list[str] = Field(max_length=MAX_SILOS)
+
+
+class ConfirmReply(Content):
+    action = "confirm-reply"
+    statement: Json
+
+
 class AnswerRequest(Content):
-    """Round, trip 2: these silos' vectors are in the sum; help to open it."""
+    """Round, last trip: these silos' vectors are in the sum; help to open it.
+
+    `answering` are those asked, all of whose answers are needed; on a sparse graph it is empty, and
+    `confirmed` holds what a quorum signed.
+    """
 
     action = "answer"
     run: str
     batch: Whole
     round: Whole
-    survivors: list[str] = Field(max_length=2000)
+    survivors: list[str] = Field(max_length=MAX_SILOS)
+    answering: list[str] = Field(max_length=MAX_SILOS)
+    confirmed: list[Json] | None = Field(default=None, max_length=MAX_SILOS)
 
 
 class AnswerReply(Content):
@@ -173,10 +229,11 @@ class AnswerReply(Content):
 
 
 class ReceiptRequest(Content):
-    """The run is over: sign what it cost your customers and which log you saw."""
+    """The run is over: sign what it cost your customers, which sums you checked and which log you saw."""
 
     action = "receipt"
     run: str
+    previous: SumNotice | None = None
     log: LogHead
 
 

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from ..compliance.treaty import Document
 from ..privacy.events import DistributedDiscreteGaussian
+from ..privacy.secagg.rings import Ring
 
 Task = Literal["curvature", "train", "evaluate"]
 
@@ -26,6 +27,13 @@ class RoundPlan(Document):
     scale_bits: int
     sigma: int
     sensitivity: float = Field(description="L2, integer units, rounding and overlap included")
+    bits: int = Field(description="of the modulus: 16, 20, 24 or 32")
+    bound: int = Field(description="largest magnitude one silo may add to a coordinate, noise included")
+
+    @property
+    def ring(self) -> Ring:
+        """Where the sum is taken."""
+        return Ring(self.bits)
 
     def event(self, shares: int) -> DistributedDiscreteGaussian:
         """What was done to the data if `shares` noise shares are unknown to any adversary."""

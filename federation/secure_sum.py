@@ -1,4 +1,4 @@
-"""The secure sum over Flower's Message API: set-up in two trips, every round in two.
+"""The secure sum over Flower's Message API: set-up in two trips, every round in two (three each on a sparse graph).
 
 A trip is one message to every node still present and their replies, with its own deadline: Flower
 itself notices a dead node only after up to 60 s, and its `send_and_receive` sleeps 3 s at a time.
@@ -6,6 +6,7 @@ itself notices a dead node only after up to 60 s, and its `send_and_receive` sle
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,9 +19,10 @@ from flwr.serverapp import Grid
 from ..documents import Envelope
 from ..errors import FoedusError, ProtocolError
 from ..privacy.secagg.aggregator import Aggregator
-from ..privacy.secagg.codec import Integers
 from ..privacy.secagg.keys import Context, Roster
+from ..privacy.secagg.rings import Integers
 from . import messages as m
+from .rounds import RoundPlan
 
 Observe = Callable[[str, Mapping[str, Any]], None]
 Reply = TypeVar("Reply", bound=m.Content)
@@ -42,12 +44,29 @@ class Silence:
 
 @dataclass(frozen=True)
 class Sum:
-    """What a round gave: the noisy total, over whom, and the signed transcript."""
+    """What a round gave: the noisy total and its check value, over whom, and the signed transcript.
 
-    round: int
+    `data` is what the round was for: the model as it was sent.
+    """
+
+    plan: RoundPlan
+    batch: int
     total: Integers
+    check: int
     survivors: tuple[str, ...]
     transcript: Mapping[str, Sequence[Envelope]]
+    data: bytes
+
+    @property
+    def round(self) -> int:
+        return self.plan.round
+
+    def notice(self) -> tuple[m.SumNotice, bytes]:
+        """What nodes are told of it, and the packed total."""
+        told = m.SumNotice(
+            batch=self.batch, round=self.round, survivors=list(self.survivors), check=str(self.check)
+        )
+        return told, self.plan.ring.pack(self.plan.ring.wrap(self.total))
 
 
 @dataclass
@@ -60,6 +79,7 @@ class SecureSum:
             `SET_UP_PATIENCE` times as long.
         head: the log head to send to a silo (it differs: each has seen another size).
         observe: called with (kind, data) as things happen.
+        last: the sum opened last before this batch, to be shown to the nodes.
         pause: waits up to so many seconds for replies; a transport that can be woken passes its own.
     """
 
@@ -72,11 +92,12 @@ class SecureSum:
     acknowledge: Callable[[str, int], None]
     observe: Observe = lambda kind, data: None
     pause: Callable[[float], None] = time.sleep
+    last: Sum | None = None
     out: dict[str, Silence] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.aggregator = Aggregator(self.roster, self.context)
-        self._boxes_sent: set[str] = set()
+        self._told: set[str] = set()  # silos that have what each gets once a batch
 
     @property
     def present(self) -> list[str]:
@@ -95,52 +116,120 @@ class SecureSum:
             self.acknowledge(silo, reply.log_size)
             self._take(silo, partial(self._add_keys, silo, reply))
         self.aggregator.require(len(self.present), "set-up, keys")
-        keys = [e.to_json() for e in self.aggregator.advertisements]
-        run, batch = self.context.run, self.context.batch
-        shares = m.SharesRequest(run=run, batch=batch, keys=keys)
-        dealt = self._trip("shares", self.present, lambda _: (shares, b""), m.SharesReply, patience)
+        aggregator, run, batch = self.aggregator, self.context.run, self.context.batch
+        sparse = aggregator.topology.sparse
+        digests = aggregator.digests if sparse else None
+        everybody = None if sparse else [e.to_json() for e in aggregator.advertisements]
+
+        def shares(silo: str) -> tuple[m.Content, bytes]:
+            keys = everybody or [e.to_json() for e in aggregator.keys_for(silo)]
+            return m.SharesRequest(run=run, batch=batch, keys=keys, digests=digests), b""
+
+        dealt = self._trip("shares", self.present, shares, m.SharesReply, patience)
         for silo, (answer, _) in dealt.items():
             self._take(silo, partial(self._add_boxes, silo, answer))
         self.aggregator.require(len(self.present), "set-up, shares")
+        if sparse:
+            self._make_ready(patience)
         self.observe("set-up", {"participants": list(self.aggregator.participants)})
 
-    def round(self, number: int, dimension: int, task: str, data: bytes) -> Sum:
+    def _make_ready(self, patience: float) -> None:
+        aggregator, run, batch = self.aggregator, self.context.run, self.context.batch
+        participants = list(aggregator.participants)
+
+        def request(silo: str) -> tuple[m.Content, bytes]:
+            boxes = m.boxes_to_json(aggregator.boxes_for(silo))
+            return m.ReadyRequest(run=run, batch=batch, boxes=boxes, participants=participants), b""
+
+        for silo, (reply, _) in self._trip("ready", self.present, request, m.ReadyReply, patience).items():
+            self._take(silo, partial(self._add_ready, silo, reply))
+        aggregator.require(len(self.present), "set-up, participants")
+
+    def round(self, plan: RoundPlan, data: bytes) -> Sum:
         """One secure sum.
 
         Args:
-            dimension: length of the vector. task: what the study says it is for. data: what the nodes need for it (the model).
+            plan: its number, what it is for, its shape. data: what the nodes need for it (the model).
 
         Raises:
-            Abandoned: fewer than t silos answered at either trip; nothing is revealed.
+            Abandoned: fewer than t silos answered at some trip; nothing is revealed.
         """
-        aggregator, run, batch = self.aggregator, self.context.run, self.context.batch
-        aggregator.open_round(number, dimension, task)
+        self._collect(plan, data)
+        self.last = self._open(plan, data)
+        return self.last
+
+    def _collect(self, plan: RoundPlan, data: bytes) -> None:
+        """Trip 1: the masked vectors; the survivors stand when it returns."""
+        aggregator, run, batch, number = self.aggregator, self.context.run, self.context.batch, plan.round
+        model = hashlib.sha256(data).hexdigest()
+        aggregator.open_round(number, plan.dimension, plan.task, plan.ring, model=model)
+        previous, shown = (None, b"") if self.last is None else self.last.notice()
+        sparse = aggregator.topology.sparse
 
         def request(silo: str) -> tuple[m.Content, bytes]:
-            first = silo not in self._boxes_sent
-            boxes = m.boxes_to_json(aggregator.boxes_for(silo)) if first else None
-            content = m.VectorRequest(run=run, batch=batch, round=number, boxes=boxes, log=self.head(silo))
-            return content, data
+            first = silo not in self._told
+            boxes = m.boxes_to_json(aggregator.boxes_for(silo)) if first and not sparse else None
+            ready = [e.to_json() for e in aggregator.ready_for(silo).values()] if first and sparse else None
+            content = m.VectorRequest(
+                run=run,
+                batch=batch,
+                round=number,
+                boxes=boxes,
+                ready=ready,
+                previous=previous,
+                log=self.head(silo),
+            )
+            return content, data + shown
 
         for silo, (reply, words) in self._trip("vector", self.present, request, m.VectorReply).items():
-            self._boxes_sent.add(silo)
+            self._told.add(silo)
             self.acknowledge(silo, reply.log_size)
             self._take(silo, partial(self._add_vector, number, silo, reply, words))
+        aggregator.survivors(number)
+
+    def _open(self, plan: RoundPlan, data: bytes) -> Sum:
+        """The trips that open the sum over the survivors, and nothing else."""
+        aggregator, number = self.aggregator, plan.round
         survivors = aggregator.survivors(number)
-        ask = m.AnswerRequest(run=run, batch=batch, round=number, survivors=list(survivors))
+        confirmed = self._confirmed(number, survivors) if aggregator.topology.sparse else None
+        while True:
+            asked = aggregator.ask(number)
+            request = m.AnswerRequest(
+                run=self.context.run,
+                batch=self.context.batch,
+                round=number,
+                survivors=list(survivors),
+                answering=[] if confirmed else list(asked),
+                confirmed=confirmed,
+            )
+            present = [s for s in asked if s not in self.out]
+            replies = self._trip("answer", present, partial(_same, request), m.AnswerReply)
+            for silo, (answer, _) in replies.items():
+                self._take(silo, partial(self._add_answer, number, silo, answer))
+            if aggregator.answered(number):
+                break
+        opened = aggregator.total(number)
+        transcript = aggregator.transcript(number)
+        return Sum(plan, self.context.batch, opened.total, opened.check, survivors, transcript, data)
+
+    def _confirmed(self, number: int, survivors: Sequence[str]) -> list[m.Json]:
+        """On a sparse graph: a quorum's word on the survivors."""
+        run, batch = self.context.run, self.context.batch
+        ask = m.ConfirmRequest(run=run, batch=batch, round=number, survivors=list(survivors))
         asked = [s for s in self.present if s in survivors]
-        replies = self._trip("answer", asked, lambda _: (ask, b""), m.AnswerReply)
-        for silo, (answer, _) in replies.items():
-            self._take(silo, partial(self._add_answer, number, silo, answer))
-        total = aggregator.total(number)
-        return Sum(number, total, survivors, aggregator.transcript(number))
+        replies = self._trip("confirm", asked, partial(_same, ask), m.ConfirmReply)
+        for silo, (reply, _) in replies.items():
+            self._take(silo, partial(self._add_confirmation, number, silo, reply))
+        return [envelope.to_json() for envelope in self.aggregator.confirmed(number).values()]
 
     def receipts(self) -> dict[str, Envelope]:
         """Every present node's signed statement of what the run cost and which log it saw."""
         found: dict[str, Envelope] = {}
+        previous, shown = (None, b"") if self.last is None else self.last.notice()
 
         def request(silo: str) -> tuple[m.Content, bytes]:
-            return m.ReceiptRequest(run=self.context.run, log=self.head(silo)), b""
+            content = m.ReceiptRequest(run=self.context.run, previous=previous, log=self.head(silo))
+            return content, shown
 
         for silo, (reply, _) in self._trip("receipt", self.present, request, m.ReceiptReply).items():
             self.acknowledge(silo, reply.log_size)
@@ -160,6 +249,12 @@ class SecureSum:
 
     def _add_boxes(self, silo: str, reply: m.SharesReply) -> None:
         self.aggregator.add_boxes(silo, m.boxes_from_json(reply.boxes))
+
+    def _add_ready(self, silo: str, reply: m.ReadyReply) -> None:
+        self.aggregator.add_ready(silo, Envelope.from_json(reply.statement))
+
+    def _add_confirmation(self, number: int, silo: str, reply: m.ConfirmReply) -> None:
+        self.aggregator.add_confirmation(number, silo, Envelope.from_json(reply.statement))
 
     def _add_vector(self, number: int, silo: str, reply: m.VectorReply, words: bytes) -> None:
         self.aggregator.add_vector(number, silo, words, Envelope.from_json(reply.header))
@@ -258,6 +353,11 @@ class SecureSum:
         except FoedusError as error:
             raise _Out("BAD_REPLY", error.message) from error
         raise _Out(refusal.code, refusal.message, refusal.log_size)
+
+
+def _same(content: m.Content, _silo: str) -> tuple[m.Content, bytes]:
+    """One message for every silo, and nothing beside it."""
+    return content, b""
 
 
 class _Out(Exception):

@@ -20,10 +20,12 @@ from ..compliance.treaty import Document, Name, Treaty, explain
 from ..documents import Envelope, read_text
 from ..errors import InputError, Refused
 from ..privacy.accountant import ZCDP, epsilon_to_rho
+from ..privacy.secagg.rings import WIDTHS, Ring, fitting, noise_tail
 from .rounds import RoundPlan, Shape, Task, curvature_shape, evaluate_shape, train_shape
 
 KIND = "study"
-MODULUS_BITS = 32
+EXTRA_NOISE = 0.01
+"""How much more noise a narrower modulus may ask for."""
 Column = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_ ]{0,62}$")]
 Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -172,7 +174,7 @@ class Privacy(Document):
     """What one customer pays at most, and the integers that achieve it.
 
     `sigma_*` are standard deviations of one silo's noise share, `scale_bits_*` the fixed-point scale
-    (value × 2^bits), both for the modulus 2^32.
+    (value × 2^bits). The modulus of each sum follows from them and the treaty: the narrowest that holds it.
     """
 
     mode: Literal["distributed"] = "distributed"
@@ -278,6 +280,8 @@ class Study(_Plan):
             scale_bits=scale_bits,
             sigma=sigma,
             sensitivity=treaty.overlap.max_partners_per_customer * shape.sensitivity(scale_bits),
+            bits=_ring(treaty, shape, scale_bits, sigma).bits,
+            bound=math.ceil(_rows(treaty, shape, scale_bits) + noise_tail(shape.dimension) * sigma),
         )
 
     def envelope(self) -> Envelope:
@@ -318,29 +322,46 @@ def price(study: Study, treaty: Treaty, *, survivors: dict[int, int] | None = No
     return accountant.epsilon(study.privacy.delta)
 
 
-def _fits(treaty: Treaty, shape: Shape, scale_bits: int, sigma: int) -> bool:
-    """Whether the sum over all silos stays within (−2^31, 2^31): rows at their largest, noise up to 13 σ.
+def _rows(treaty: Treaty, shape: Shape, scale_bits: int) -> float:
+    """The largest magnitude that one silo's customers can add up to in a coordinate."""
+    return treaty.max_cohort * (shape.entry * 2.0**scale_bits + shape.rounded)
 
-    A coordinate's noise is beyond that with probability under 2^-120.
+
+def _ring(treaty: Treaty, shape: Shape, scale_bits: int, sigma: int) -> Ring:
+    """Where the sum over all silos overflows with probability below 2^-40: rows at their largest, and noise.
+
+    Raises:
+        InputError: nowhere.
     """
     n = len(treaty.parties)
-    rows = n * treaty.max_cohort * (shape.entry * 2.0**scale_bits + shape.rounded)
-    return bool(rows + 13 * math.sqrt(n) * sigma < 2 ** (MODULUS_BITS - 1))
+    return fitting(n * _rows(treaty, shape, scale_bits), math.sqrt(n) * sigma, shape.dimension)
 
 
 def _noise(treaty: Treaty, shape: Shape, rho: float, finest: int) -> tuple[int, int]:
-    """The finest scale (bits) at which the sum can't wrap, and the σ of a share that costs `rho` at it."""
+    """A fixed-point scale (bits), and the σ of a share that costs `rho` at it.
+
+    The finest scale in the narrowest modulus in which whole numbers ask for at most 1 % more noise than
+    real ones would; if there is none, the finest scale that fits at all.
+    """
     m = treaty.overlap.max_partners_per_customer
-    for bits in range(finest, 1, -1):
-        # A hair above Δ/√(2ρ·shares), so that τ (< 1e-30 at these σ) can't push the price over.
-        # Never under 4, where τ is no longer negligible (ε in the dozens asks for so little noise).
-        exact = m * shape.sensitivity(bits) / math.sqrt(2 * rho * least_shares(treaty))
-        sigma = max(4, math.ceil(exact * (1 + 1e-9)) + 1)
-        if _fits(treaty, shape, bits, sigma):
-            return bits, sigma
+    for width in WIDTHS:
+        for bits in range(finest, 1, -1):
+            # A hair above Δ/√(2ρ·shares), so that τ (< 1e-30 at these σ) can't push the price over.
+            # Never under 4, where τ is no longer negligible (ε in the dozens asks for so little noise).
+            least = math.sqrt(2 * rho * least_shares(treaty))
+            sigma = max(4, math.ceil(m * shape.sensitivity(bits) / least * (1 + 1e-9)) + 1)
+            try:
+                fits = _ring(treaty, shape, bits, sigma).bits <= width
+            except InputError:
+                continue
+            if fits:
+                real = m * shape.bound * 2.0**bits / least
+                if sigma <= (1 + EXTRA_NOISE) * real or width == WIDTHS[-1]:
+                    return bits, sigma
+                break  # a coarser scale asks for more
     raise InputError(
         f"the sum over {len(treaty.parties)} silos of up to {treaty.max_cohort} customers does not fit the modulus"
-        f" 2^{MODULUS_BITS}",
+        f" 2^{WIDTHS[-1]}",
         remedy="lower training.clip, or max_cohort in the treaty",
     )
 
@@ -402,16 +423,15 @@ def check_against(study: Study, treaty: Treaty, treaty_digest: str) -> None:
             f"ε = {study.privacy.epsilon:g} is over the treaty's {terms.epsilon:g} for {study.purpose}",
             remedy="ask for less: a smaller epsilon means more noise",
         )
-    cost = price(study, treaty)
+    try:
+        cost = price(study, treaty)
+    except InputError as error:
+        raise Refused("SUM_COULD_WRAP", error.message, remedy=error.remedy) from error
     if not cost <= study.privacy.epsilon:
         raise Refused(
             "NOISE_TOO_SMALL",
             f"the study's noise costs ε = {cost:.4f}, more than the {study.privacy.epsilon:g} it declares",
         )
-    for number in range(1, study.rounds + 1):
-        plan = study.round(number, treaty)
-        if not _fits(treaty, _shape(study, plan.task), plan.scale_bits, plan.sigma):
-            raise Refused("SUM_COULD_WRAP", f"the {plan.task} sum could pass 2^{MODULUS_BITS - 1}")
 
 
 def parse(envelope: Envelope) -> Study:

@@ -31,12 +31,13 @@ from ..compliance import approvals, evidence, treaty
 from ..compliance.auditlog.checkpoint import open_checkpoint
 from ..compliance.auditlog.merkle import leaf_hash, root_from_leaves
 from ..compliance.treaty import Treaty
-from ..documents import Envelope, parse_json
+from ..documents import Envelope, parse_json, unb64
 from ..errors import FoedusError, VerificationError
 from ..privacy.accountant import ZCDP
 from ..privacy.events import from_json, to_json
 from ..privacy.secagg.client import ANSWER, UPLOAD
 from ..privacy.secagg.keys import Advertisement, Context, Roster
+from ..privacy.secagg.topology import names_digest
 from . import models
 from . import study as studies
 from .study import Study, price
@@ -121,6 +122,7 @@ class _Bundle:
         self._contexts: dict[str, Context] = {}
         self._batch_silos: dict[str, tuple[str, ...]] = {}
         self._totals: dict[int, Any] = {}
+        self._models: dict[int, Any] = {}
 
     def steps(self) -> list[tuple[str, Any]]:
         return [
@@ -256,11 +258,18 @@ class _Bundle:
                 raise VerificationError(
                     f"round {number}: {len(answers)} answers, {self.treaty.threshold} are needed"
                 )
-            if any(tuple(a["survivors"]) != survivors for a in answers.values()):
+            if any(a["survivors"] != names_digest(survivors) for a in answers.values()):
                 raise VerificationError(f"round {number}: the silos were told different survivors")
             plan = self.study.round(number, self.treaty)
-            if any((u["dimension"], u["task"]) != (plan.dimension, plan.task) for u in uploads.values()):
+            shape = (plan.dimension, plan.bits, plan.task)
+            if any((u["dimension"], u["bits"], u["task"]) != shape for u in uploads.values()):
                 raise VerificationError(f"round {number}: a vector of another shape than the study's")
+            model = unb64(record["model"], what=f"round {number}: model")
+            if any(u["model"] != hashlib.sha256(model).hexdigest() for u in uploads.values()):
+                raise VerificationError(
+                    f"round {number}: the silos were sent another model than the one shown"
+                )
+            self._models[number] = np.frombuffer(model, "<f8")
             total = np.array(record["total"], dtype=np.int64)
             digest = hashlib.sha256(total.astype("<i8").tobytes()).hexdigest()
             if total.shape != (plan.dimension,) or logged.get(number, {}).get("sum") != digest:
@@ -302,6 +311,7 @@ class _Bundle:
     def _check_release(self) -> str:  # 9
         state = train.State.start(models.initial(self.study.model, len(self.study.features)))
         for number in range(1, self.study.rounds + 1):
+            self._compare(f"the model of round {number}", self._models[number], state.weights)
             state = train.advance(
                 state, number, self._totals[number], self.study, len(self.survivors[number])
             )
@@ -359,7 +369,8 @@ class _Bundle:
             for _, e in self._mine("receipt")
             if e["details"]["run"] == self.run
         }
-        seen = set()
+        seen: set[str] = set()
+        checked: dict[int, set[str]] = {}
         for document in parse_json(self._file("receipts.json")):
             envelope = Envelope.from_json(document)
             told = envelope.payload
@@ -386,6 +397,12 @@ class _Bundle:
                     raise VerificationError(f"{silo} and the transcript disagree on round {number}")
                 own.compose(event)
             took_part = {n for n, s in self.survivors.items() if silo in s}
+            for number, sha in told["sums"].items():
+                if sha != hashlib.sha256(self._totals[int(number)].astype("<i8").tobytes()).hexdigest():
+                    raise VerificationError(
+                        f"{silo} checked another sum of round {number}: the server altered it afterwards"
+                    )
+                checked.setdefault(int(number), set()).add(silo)
             if {e["round"] for e in told["rounds"]} > took_part:
                 raise VerificationError(f"{silo} states rounds it had no part in")
             if told["epsilon"] + 1e-9 < own.epsilon(told["delta"]):
@@ -393,7 +410,14 @@ class _Bundle:
         # Fewer could be just those that were shown this log, and the others another one.
         if len(seen) < self.treaty.threshold:
             raise VerificationError(f"{len(seen)} receipts, {self.treaty.threshold} are needed")
+        # More than the colluders, so that one of them at least tells the truth.
+        least = min((len(checked.get(number, ())) for number in self.survivors), default=0)
+        if least <= self.treaty.colluders:
+            raise VerificationError(
+                f"{least} of those who signed receipts checked a sum, more than {self.treaty.colluders} must"
+            )
         silent = sorted({p.name for p in self.treaty.parties} - seen)
-        return f"{len(seen)} nodes signed what they paid, and saw this log" + (
-            f"; none from {', '.join(silent)}" if silent else ""
+        return (
+            f"{len(seen)} nodes signed what they paid, and saw this log; every sum checked by {least} or more"
+            + (f"; none from {', '.join(silent)}" if silent else "")
         )

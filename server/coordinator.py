@@ -150,7 +150,7 @@ def conduct(grid: Grid, case: Case) -> Path:
             batch = _set_up(grid, case, nodes, number)  # 2
         plan = study.round(number, treaty)
         started = time.monotonic()
-        result = batch.round(number, plan.dimension, plan.task, state.weights.astype("<f8").tobytes())
+        result = batch.round(plan, state.weights.astype("<f8").tobytes())
         case.sums.append(result)
         case.record(
             "round.summed",
@@ -240,6 +240,7 @@ def _set_up(grid: Grid, case: Case, nodes: Mapping[str, int], first: int) -> Sec
         acknowledge=case.seen,
         observe=case.note,
         pause=case.pause,
+        last=case.sums[-1] if case.sums else None,
     )
     case.batches.append(batch)
     try:
@@ -330,6 +331,7 @@ def _round_json(result: Sum) -> bytes:
             "round": result.round,
             "survivors": list(result.survivors),
             "total": result.total.tolist(),
+            "model": b64(result.data),
             "transcript": {k: [e.to_json() for e in v] for k, v in result.transcript.items()},
         }
     )

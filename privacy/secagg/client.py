@@ -1,42 +1,68 @@
 """The silo's side of the secure sum.
 
-States, each method one step, none twice::
+States, each method one step, none twice but `answer`; `ready` and `confirm` on a sparse graph only::
 
-    advertise ─▶ share ─▶ receive ─▶ ( mask r ─▶ answer r ) for every round r of the batch
+    advertise ─▶ share ─▶ receive ─▶ [ready] ─▶ ( mask r ─▶ [confirm r] ─▶ answer r … ─▶ verify_sum r ) for every round r
 
 Why the server learns one sum a round and nothing else, though it may lie and up to c silos help it
-(Bonawitz et al. 2017, CCS, Theorem 6.5; here the threshold replaces their consistency trip):
+(Bonawitz et al. 2017, CCS, Theorem 6.5, without their consistency trip):
 
 1. Masks of honest silos i, j cancel only in a sum that holds both vectors. To open the sum over a
    set U the server needs, of every honest member, the self-mask seed; of every honest non-member it
    must lack the vector or know the mask key. Each takes t shares.
-2. An honest silo answers once a round, for one set U, with the seed share of a member or the mask-key
-   share of a non-member, never both. Suppose the server gets t shares for set U and t for U' ≠ U.
-   Colluders give at most c to each, so honest silos gave t − c to each, and they are different silos:
-   2(t − c) ≤ n − c, that is t ≤ (n + c)/2. But t = ⌊(n + c)/2⌋ + 1. So only one set is ever opened.
-3. For one silo both secrets would open its vector alone: by the same count it can't have both.
+2. A silo answers for one set U a round, with its shares of members' seeds and of non-members' mask keys.
+   It does not send the shares themselves: it multiplies each by its Lagrange weight over the
+   answering set Q ⊆ U, |Q| ≥ t, and adds blinds that cancel in the sum over Q; each pair's blinds come
+   from a key of their own, bound to (round, participants, U, Q). So what silos say counts for nothing unless every
+   honest silo of Q was told the same U and Q: answers for different sets can't be mixed.
+3. Suppose secrets are opened for (U, Q) and for (U', Q'), U' ≠ U. Colluders are at most c of each, so t − c
+   honest silos or more answered for either, and they are different ones: 2(t − c) ≤ n − c, that is
+   t ≤ (n + c)/2. But t = ⌊(n + c)/2⌋ + 1. So only one U is ever opened, and of no silo both secrets.
 4. Keys are signed by identities pinned in the treaty and bound to (treaty, study, run, batch), so the
    server can neither put itself between two silos nor replay; per-round keys open no other round.
-5. |U| ≥ t and i ∈ U: the sum holds t − c honest vectors or more, and as many shares of noise.
+5. |U| ≥ t, and an honest silo of Q masks with every member: the sum holds t − c honest vectors or more,
+   and as many shares of noise. Two honest members that left out each other's mask (each was told
+   that the other dealt nothing) still mask with every honest silo of Q, so no part of U is opened alone.
+
+On a sparse graph (Bell et al. 2020) each secret has few holders, so 3. does not count. There U is agreed
+first: a silo signs one U a round, and answers for a U that ⌊(n + c)/2⌋ + 1 silos signed; by 3.'s count there
+is only one such. And all agree on the participants, each in a signed statement once a batch: shares of a member's seed are
+given only where that member stated the same. That this opens the sum over U and no part of it is `graph`'s argument.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from ...documents import Envelope, SigningKey
-from ...errors import ProtocolError
-from . import masks, shares
+from ...errors import ProtocolError, VerificationError
+from . import check, masks, shares
+from .codec import Source
 from .journal import Journal
 from .keys import Advertisement, BatchKeys, Context, Roster, mask_agree
+from .rings import Integers, Ring
+from .topology import Topology, names_digest, peers, topology
 
+READY = "secure-sum-ready"
 UPLOAD = "secure-sum-upload"
+CONFIRM = "secure-sum-confirm"
 ANSWER = "secure-sum-answer"
 _BOX_NONCE = bytes(12)  # every box has a key of its own (fresh share keys, context, direction)
+_PART = 32  # bytes of a check key's part
+
+
+@dataclass
+class _Entered:
+    """A round this silo has uploaded to."""
+
+    ring: Ring
+    dimension: int
+    survivors: tuple[str, ...] = ()  # once it has answered
 
 
 class Silo:
@@ -53,15 +79,21 @@ class Silo:
         self._journal = journal
         self._keys = BatchKeys(context.rounds)
         self._advertisement: Envelope | None = None
+        self._shape: Topology | None = None
         self._peers: dict[str, Advertisement] = {}
         self._held: dict[str, dict[int, tuple[int, int]]] = {}  # silo -> round -> (mask share, seed share)
+        self._check_key: bytes | None = None
+        self._everyone: tuple[str, ...] = ()  # who takes part in the batch; on a sparse graph once stated
+        self._entered: dict[int, _Entered] = {}
+        self._ready: set[str] = set()  # on a sparse graph: silos known to mask with the same participants
+        self._unseen: int | None = None  # the round answered last, while its sum has not been shown
 
     def __repr__(self) -> str:
         return f"Silo({self.name!r}, …)"
 
     @property
     def participants(self) -> tuple[str, ...]:
-        """Who takes part in this batch: those whose shares this silo holds, sorted."""
+        """Those whose shares this silo holds, its own among them, sorted: all who take part, if all are its neighbours."""
         return tuple(sorted(self._held))
 
     def advertise(self) -> Envelope:
@@ -73,67 +105,173 @@ class Silo:
         self._advertisement = self._keys.advertise(context, self.name).signed(self.name, self._identity)
         return self._advertisement
 
-    def share(self, advertisements: Sequence[Envelope]) -> dict[str, bytes]:
+    def share(
+        self, advertisements: Sequence[Envelope], digests: Mapping[str, str] | None = None
+    ) -> dict[str, bytes]:
         """Set-up, trip 2: shares of this silo's secrets, encrypted to each peer (peer -> box).
+
+        Args:
+            advertisements: of this silo and its peers at least.
+            digests: silo -> digest of its advertisement, of all who advertised, where there are more.
 
         Raises:
             VerificationError, ProtocolError: a key not signed by a silo of the treaty for this batch,
-                a silo twice, this silo's own keys missing or altered, or fewer than t silos.
+                a silo twice, a peer missing, this silo's own keys missing or altered, or fewer than t silos.
         """
         if self._advertisement is None or self._peers:
             raise ProtocolError("shares are dealt once, after the keys were advertised")
-        peers: dict[str, Advertisement] = {}
+        found = self._verified(advertisements)
+        told = {silo: envelope.digest for silo, envelope in found.items()}
+        if digests is not None:
+            strangers = set(digests) - set(self._roster.signing_keys)
+            if strangers or any(digests.get(silo) != digest for silo, digest in told.items()):
+                raise ProtocolError("key advertisements: their digests name other keys or other silos")
+            told = dict(digests)
+        if len(told) < self._roster.threshold:
+            raise ProtocolError(
+                f"set-up: {len(told)} silos, below this silo's threshold of {self._roster.threshold}"
+            )
+        shape = topology(told, self._roster, self.context)
+        wanted = peers(shape, self.name)
+        if missing := wanted - set(found):
+            raise ProtocolError(f"key advertisements: those of {', '.join(sorted(missing)[:5])} are missing")
+        self._peers = {
+            silo: Advertisement.verify(envelope, self.context, silo, self._roster.key(silo))
+            for silo, envelope in found.items()
+            if silo in wanted
+        }
+        self._shape = shape
+        dealt = self._deal(shape)
+        self._held[self.name] = dealt.pop(self.name)
+        return {silo: self._seal(silo, dealt.get(silo)) for silo in sorted(wanted)}
+
+    def _verified(self, advertisements: Sequence[Envelope]) -> dict[str, Envelope]:
+        found: dict[str, Envelope] = {}
         for envelope in advertisements:
             silo = envelope.payload.get("silo")
-            if not isinstance(silo, str) or silo in peers:
+            if not isinstance(silo, str) or silo in found:
                 raise ProtocolError(f"key advertisements: {silo!r} twice or unnamed")
-            peers[silo] = Advertisement.verify(envelope, self.context, silo, self._roster.key(silo))
-            if silo == self.name and envelope.payload != self._advertisement.payload:
-                raise ProtocolError("key advertisements: this silo's own keys were altered")
-        if self.name not in peers:
+            self._roster.key(silo)
+            found[silo] = envelope
+        own = found.get(self.name)
+        if own is None or self._advertisement is None:
             raise ProtocolError("key advertisements: this silo's own keys are missing")
-        self._check_threshold(len(peers), "set-up")
-        points = {silo: self._roster.point(silo) for silo in peers}
-        t = self._roster.threshold
-        dealt: dict[str, dict[int, tuple[int, int]]] = {silo: {} for silo in peers}
+        if own.payload != self._advertisement.payload:
+            raise ProtocolError("key advertisements: this silo's own keys were altered")
+        return found
+
+    def _deal(self, shape: Topology) -> dict[str, dict[int, tuple[int, int]]]:
+        """Holder -> round -> the shares it gets."""
+        points = {silo: self._roster.point(silo) for silo in sorted(shape.holders(self.name))}
+        dealt: dict[str, dict[int, tuple[int, int]]] = {silo: {} for silo in points}
         for r in self.context.rounds:
-            mask_shares = shares.split(self._keys.mask_secret(r), t, list(points.values()))
-            seed_shares = shares.split(self._keys.seed(r), t, list(points.values()))
+            mask_shares = shares.split(self._keys.mask_secret(r), shape.threshold, list(points.values()))
+            seed_shares = shares.split(self._keys.seed(r), shape.threshold, list(points.values()))
             for silo, x in points.items():
                 dealt[silo][r] = (mask_shares[x], seed_shares[x])
-        self._peers = peers
-        self._held[self.name] = dealt.pop(self.name)
-        return {silo: self._seal(silo, values) for silo, values in dealt.items()}
+        return dealt
 
     def receive(self, boxes: Mapping[str, bytes]) -> None:
-        """Take the shares the others dealt to this silo; who dealt some is a participant.
+        """Take what the others dealt to this silo; who dealt something is a participant.
 
         Raises:
-            ProtocolError: an unknown sender, a box that doesn't open, or fewer than t participants.
+            ProtocolError: an unknown sender, a box that doesn't open, or too few participants.
         """
-        if not self._peers or len(self._held) > 1:
+        shape = self._shape
+        if shape is None or len(self._held) > 1:
             raise ProtocolError("shares are received once, after this silo dealt its own")
-        opened = {silo: self._open(silo, box) for silo, box in boxes.items() if silo != self.name}
-        self._check_threshold(len(opened) + 1, "set-up")
-        self._held.update(opened)
+        holders = shape.holders(self.name)
+        held: dict[str, dict[int, tuple[int, int]]] = {}
+        parts = {self.name: self._keys.check_part} if self.name in shape.dealers else {}
+        for silo, box in boxes.items():
+            if silo == self.name:
+                continue
+            part, values = self._open(silo, box, shares_too=silo in holders)
+            if silo in holders:
+                held[silo] = values
+            if silo in shape.dealers:
+                parts[silo] = part
+        if len(held) + 1 < shape.threshold or not parts:
+            raise ProtocolError(
+                f"set-up: {len(held) + 1} silos, below this silo's threshold of {shape.threshold}"
+            )
+        self._held.update(held)
+        if not shape.sparse:
+            self._everyone, self._ready = self.participants, set(self._held)
+        secret = b"".join(parts[silo] for silo in sorted(parts))
+        self._check_key = masks.derive(secret, "check-key", self.context.digest, *sorted(parts))
 
-    def mask(self, number: int, vector: masks.Words, *, task: str) -> tuple[masks.Words, Envelope]:
-        """Round trip 1: `vector` (uint32, shape (d,)), noise already in it, under all masks; and a signed header.
+    def ready(self, participants: Sequence[str]) -> Envelope:
+        """Set-up, trip 3, on a sparse graph: state who takes part, and so whom this silo masks with.
+
+        Args:
+            participants: all silos that dealt shares, as the server says.
+
+        Raises:
+            ProtocolError: they are not those whose boxes came, or strangers, or too few.
+            Refused: another statement was made in this batch.
+        """
+        shape, context = self._shape, self.context
+        if shape is None or self._check_key is None or not shape.sparse:
+            raise ProtocolError("there is nothing to state before the shares were received")
+        named = set(participants)
+        if len(named) != len(participants) or not named <= set(shape.names):
+            raise ProtocolError("participants: a silo twice, or one that advertised no keys")
+        if named & shape.holders(self.name) != set(self._held) or len(named) < self._roster.threshold:
+            raise ProtocolError("participants: not those who dealt this silo their shares, or too few")
+        statement = Envelope(READY, readiness(context, self.name, shape, participants))
+        self._journal.once(context.study, context.run, "ready", context.batch, names_digest(participants))
+        self._everyone = tuple(sorted(named))
+        return statement.signed(self.name, self._identity)
+
+    def take_ready(self, statements: Mapping[str, Envelope]) -> None:
+        """Neighbours' statements of `ready`: shares of whose seeds this silo may give."""
+        shape = self._shape
+        if shape is None or not shape.sparse:
+            raise ProtocolError("statements of participants belong to a sparse graph")
+        for silo, envelope in statements.items():
+            envelope.check(READY, silo, self._roster.key(silo))
+            if envelope.payload != readiness(self.context, silo, shape, self._everyone):
+                raise ProtocolError(f"{silo} masks with other participants than this silo")
+            self._ready.add(silo)
+
+    def mask(
+        self, number: int, source: Source, ring: Ring, *, task: str, model: str = ""
+    ) -> tuple[bytearray, Envelope]:
+        """Round trip 1: a vector, noise already in it, under all masks, packed; and a signed header.
 
         The upload is written to the journal before it is returned: it may leave once.
+
+        Args:
+            model: digest of the model the vector was worked out from, for the header.
+
+        Raises:
+            ProtocolError: not set up, or the sum opened last has not been shown to this silo.
+            InputError: a value that would wrap around. Refused: the round was entered before.
         """
-        if number not in self.context.rounds or len(self._held) < self._roster.threshold:
+        if number not in self.context.rounds or not self._everyone or not self._check_key or not self._shape:
             raise ProtocolError(f"round {number} is not set up")
+        if self._unseen is not None:
+            raise ProtocolError(
+                f"round {number}: the sum of round {self._unseen} has not been shown to this silo"
+            )
         context = self.context
         self._journal.require_new(context.study, context.run, "upload", number)
-        masked = vector.astype("uint32", copy=True)
-        masks.apply(masked, self._self_seed(number, self.name, self._keys.seed(number)))
-        for peer in self.participants:
-            if peer != self.name:
-                secret = mask_agree(self._keys.mask_secret(number), self._peers[peer].mask[number])
-                masks.apply(
-                    masked, pair_seed(secret, context, number, self.name, peer), subtract=self.name > peer
-                )
+        for past in [r for r in self._entered if r < number]:
+            self._forget(past)  # a round that was never opened, and will not be
+        wall = masks.Masks(self._mask_seeds(number), ring)
+        tag = _tag(self._check_key, context, number)
+        data, content = bytearray(ring.wire_bytes(source.size)), hashlib.sha256()
+        room = memoryview(data)
+        for start, stop in masks.chunks(source.size):
+            values = source.chunk(start, stop)
+            words = ring.wrap(values)
+            tag.update(values)
+            wall.put_on(words)
+            part = room[ring.wire_bytes(start) : ring.wire_bytes(stop)]
+            ring.pack_into(words, part)
+            content.update(part)
+        element = (tag.value + _pad(self._check_key, context, number, self.name) + wall.check) % check.P
         header = Envelope(
             UPLOAD,
             {
@@ -141,76 +279,218 @@ class Silo:
                 "round": number,
                 "silo": self.name,
                 "task": task,
-                "participants": list(self.participants),
-                "dimension": int(masked.size),
-                "vector": hashlib.sha256(masks.to_wire(masked)).hexdigest(),
+                "topology": self._shape.digest,
+                "participants": names_digest(self._everyone),
+                "dimension": source.size,
+                "bits": ring.bits,
+                "model": model,
+                "vector": content.hexdigest(),
+                "check": str(element),
             },
         ).signed(self.name, self._identity)
         self._journal.once(context.study, context.run, "upload", number, header.digest)
-        return masked, header
+        self._entered[number] = _Entered(ring, source.size)
+        return data, header
 
-    def answer(
-        self, number: int, survivors: Sequence[str]
-    ) -> tuple[Envelope, dict[str, bytes], dict[str, bytes]]:
-        """Round trip 2: help to open the sum over `survivors`.
+    def _mask_seeds(self, number: int) -> list[tuple[bytes, bool]]:
+        seeds = [(self_seed(self._keys.seed(number), self.context, number, self.name), False)]
+        for peer in self.participants:
+            if peer != self.name:
+                secret = mask_agree(self._keys.mask_secret(number), self._peers[peer].mask[number])
+                seeds.append((pair_seed(secret, self.context, number, self.name, peer), self.name > peer))
+        return seeds
 
-        Returns:
-            A signed statement of what was answered, seed shares of survivors and mask-key shares of
-            the dropped (silo -> 32 bytes). Never both of one silo, never twice for a round.
+    def confirm(self, number: int, survivors: Sequence[str]) -> Envelope:
+        """Round trip 2 on a sparse graph: sign the one set whose sum this silo will help to open.
 
         Raises:
-            ProtocolError: fewer than t survivors, a stranger, this silo missing, or it never uploaded.
-            Refused: this round was answered before.
+            ProtocolError: a set `answer` would refuse. Refused: a set was confirmed in this round before.
+        """
+        shape = self._checked(number, survivors)
+        context = self.context
+        statement = Envelope(CONFIRM, confirmation(context, number, self.name, shape, survivors))
+        self._journal.once(context.study, context.run, "confirm", number, names_digest(survivors))
+        return statement.signed(self.name, self._identity)
+
+    def answer(
+        self,
+        number: int,
+        survivors: Sequence[str],
+        *,
+        answering: Sequence[str] = (),
+        confirmed: Mapping[str, Envelope] | None = None,
+    ) -> tuple[Envelope, dict[str, bytes], dict[str, bytes]]:
+        """The round's last trip: help to open the sum over `survivors`.
+
+        It may be asked again with fewer `answering`, should one of them have fallen silent; never
+        for other survivors.
+
+        Args:
+            answering: the survivors who are asked (not on a sparse graph).
+            confirmed: on a sparse graph, the statements of the quorum that agreed on the survivors.
+
+        Returns:
+            A signed statement of what was answered, and two lots of 32 bytes for each silo: of seeds for
+            survivors, of mask keys for the dropped. Never both of one silo.
+
+        Raises:
+            ProtocolError: fewer than t survivors or answering, a stranger, this silo missing, or it never uploaded.
+            Refused: this round was answered for other survivors.
         """
         context = self.context
-        if self._journal.done(context.study, context.run, "upload", number) is None:
-            raise ProtocolError(f"round {number}: this silo uploaded nothing to be opened")
-        self._journal.require_new(context.study, context.run, "answer", number)
-        chosen = set(survivors)
-        if len(chosen) != len(survivors) or not chosen <= set(self._held):
-            raise ProtocolError(f"round {number}: survivors are named twice or never took part")
-        if self.name not in chosen:
-            raise ProtocolError(f"round {number}: this silo uploaded and is not among the survivors")
-        self._check_threshold(len(chosen), f"round {number}")
-        dropped = set(self._held) - chosen
-        seeds = {silo: shares.to_bytes(self._held[silo][number][1]) for silo in sorted(chosen)}
-        mask_keys = {silo: shares.to_bytes(self._held[silo][number][0]) for silo in sorted(dropped)}
+        shape = self._checked(number, survivors)
+        chosen, digest = set(survivors), names_digest(survivors)
+        before = self._journal.done(context.study, context.run, "answer", number)
+        if before not in (None, digest):
+            self._journal.require_new(context.study, context.run, "answer", number)
+        if any(number not in held for held in self._held.values()):
+            raise ProtocolError(f"round {number} is over: its secrets are gone")
+        if shape.sparse:
+            self._check_agreed(number, survivors, confirmed or {}, shape)
+            blinds, weight = [0] * len(self._held), 1
+        else:
+            blinds, weight = self._blinds(number, survivors, answering), self._weight(answering)
+        seeds: dict[str, bytes] = {}
+        mask_keys: dict[str, bytes] = {}
+        for silo, blind in zip(self.participants, blinds, strict=True):
+            for_mask, for_seed = self._held[silo][number]
+            share = for_seed if silo in chosen else for_mask
+            given = shares.to_bytes((weight * share + blind) % shares.PRIME)
+            (seeds if silo in chosen else mask_keys)[silo] = given
         statement = Envelope(
             ANSWER,
             {
                 "context": context.digest,
                 "round": number,
                 "silo": self.name,
-                "survivors": sorted(chosen),
-                "dropped": sorted(dropped),
+                "survivors": digest,
+                "answering": names_digest(answering),
                 "shares": shares_digest(seeds, mask_keys),
             },
         ).signed(self.name, self._identity)
-        self._journal.once(context.study, context.run, "answer", number, statement.digest)
-        for silo in self._held:
-            self._held[silo].pop(number)
-        self._keys.forget(number)
+        if before is None:
+            self._journal.once(context.study, context.run, "answer", number, digest)
+        self._entered[number].survivors = tuple(sorted(chosen))
+        self._unseen = number
         return statement, seeds, mask_keys
 
-    def _check_threshold(self, present: int, where: str) -> None:
-        t = self._roster.threshold
-        if present < t:
-            raise ProtocolError(f"{where}: {present} silos, below this silo's threshold of {t}")
+    def _weight(self, answering: Sequence[str]) -> int:
+        points = [self._roster.point(silo) for silo in answering]
+        return shares.weight(self._roster.point(self.name), points)
 
-    def _self_seed(self, number: int, silo: str, seed: int) -> bytes:
-        return self_seed(seed, self.context, number, silo)
+    def _blinds(self, number: int, survivors: Sequence[str], answering: Sequence[str]) -> list[int]:
+        """One blind for each participant; those of all `answering` add up to zero."""
+        asked, t = set(answering), self._roster.threshold
+        if len(asked) != len(answering) or self.name not in asked or not asked <= set(survivors):
+            raise ProtocolError(f"round {number}: who answers are survivors, each once, this silo among them")
+        if len(asked) < t:
+            raise ProtocolError(f"round {number}: {len(asked)} answer, below this silo's threshold of {t}")
+        bound = (
+            names_digest(self._everyone),
+            names_digest(survivors),
+            names_digest(answering),
+        )
+        blinds = [0] * len(self._held)
+        for peer in sorted(asked - {self.name}):
+            low, high = sorted((self.name, peer))
+            secret = self._keys.share_secret(self._peers[peer].share_key)
+            key = masks.derive(secret, "answer", self.context.digest, number, low, high, *bound)
+            stream = masks.keystream(key, shares.SHARE_BYTES * len(blinds))
+            for place in range(len(blinds)):
+                at = place * shares.SHARE_BYTES
+                element = int.from_bytes(stream[at : at + shares.SHARE_BYTES], "little")
+                blinds[place] += element if self.name == low else -element
+        return blinds
+
+    def _checked(self, number: int, survivors: Sequence[str]) -> Topology:
+        """The topology, if this silo may help to open the sum over `survivors`."""
+        context, shape = self.context, self._shape
+        if shape is None or self._journal.done(context.study, context.run, "upload", number) is None:
+            raise ProtocolError(f"round {number}: this silo uploaded nothing to be opened")
+        chosen = set(survivors)
+        if len(chosen) != len(survivors) or not chosen <= set(self._everyone):
+            raise ProtocolError(f"round {number}: survivors are named twice or never took part")
+        if self.name not in chosen:
+            raise ProtocolError(f"round {number}: this silo uploaded and is not among the survivors")
+        if len(chosen) < self._roster.threshold:
+            raise ProtocolError(
+                f"round {number}: {len(chosen)} silos, below this silo's threshold of {self._roster.threshold}"
+            )
+        if strangers := (chosen & set(self._held)) - self._ready - {self.name}:
+            raise ProtocolError(f"round {number}: {min(strangers)} has not stated the same participants")
+        shape.check(survivors)
+        return shape
+
+    def _check_agreed(
+        self, number: int, survivors: Sequence[str], confirmed: Mapping[str, Envelope], shape: Topology
+    ) -> None:
+        digest = names_digest(survivors)
+        if self._journal.done(self.context.study, self.context.run, "confirm", number) != digest:
+            raise ProtocolError(f"round {number}: this silo confirmed another set of survivors, or none")
+        for silo, envelope in confirmed.items():
+            envelope.check(CONFIRM, silo, self._roster.key(silo))
+            if envelope.payload != confirmation(self.context, number, silo, shape, survivors):
+                raise ProtocolError(f"round {number}: {silo} confirmed another set of survivors")
+        if len(confirmed) < self._roster.threshold:
+            raise ProtocolError(
+                f"round {number}: {len(confirmed)} silos confirmed the survivors, {self._roster.threshold} must"
+            )
+
+    def verify_sum(self, number: int, survivors: Sequence[str], total: Integers, opened: int) -> None:
+        """After a round: the sum shown is the sum of the survivors' vectors, by its check value.
+
+        Args:
+            total: shape (d,), signed. opened: the check value that was opened with it.
+
+        Raises:
+            ProtocolError: this silo was not in that round. VerificationError: the sum was altered, or
+                is over other survivors than this silo answered for.
+        """
+        entered = self._entered.get(number)
+        if entered is None or self._check_key is None:
+            raise ProtocolError(f"round {number}: this silo was not in it, and can't check its sum")
+        if entered.survivors and tuple(sorted(survivors)) != entered.survivors:
+            raise VerificationError(
+                f"round {number}: the sum shown is over other silos than this one answered for"
+            )
+        if total.shape != (entered.dimension,):
+            raise VerificationError(
+                f"round {number}: the sum shown has {total.size} numbers, not {entered.dimension}"
+            )
+        tag = _tag(self._check_key, self.context, number)
+        for start, stop in masks.chunks(total.size):
+            tag.update(total[start:stop])
+        expected = tag.value + check.pads(
+            _pad_key(self._check_key, self.context, number, silo) for silo in survivors
+        )
+        if (expected - opened) % check.P:
+            raise VerificationError(
+                f"round {number}: the sum shown is not the sum of the silos' vectors; the server altered it,"
+                " or it wrapped around"
+            )
+        if self._unseen == number:
+            self._unseen = None
+            self._forget(number)
+
+    def _forget(self, number: int) -> None:
+        for held in self._held.values():
+            held.pop(number, None)
+        self._keys.forget(number)
 
     def _box_key(self, sender: str, receiver: str, peer: Advertisement) -> bytes:
         secret = self._keys.share_secret(peer.share_key)
-        return masks.derive(secret, "shares", self.context.digest, sender, receiver)
+        # Bound to the topology too: a silo that was shown another graph opens no box and gets none opened.
+        shape = self._shape.digest if self._shape is not None else ""
+        return masks.derive(secret, "shares", self.context.digest, shape, sender, receiver)
 
-    def _seal(self, peer: str, values: Mapping[int, tuple[int, int]]) -> bytes:
-        plain = b"".join(
-            shares.to_bytes(m) + shares.to_bytes(b) for m, b in (values[r] for r in self.context.rounds)
+    def _seal(self, peer: str, values: Mapping[int, tuple[int, int]] | None) -> bytes:
+        plain = self._keys.check_part + b"".join(
+            shares.to_bytes(m) + shares.to_bytes(b)
+            for m, b in ((values[r] for r in self.context.rounds) if values is not None else ())
         )
         return AESGCM(self._box_key(self.name, peer, self._peers[peer])).encrypt(_BOX_NONCE, plain, None)
 
-    def _open(self, peer: str, box: bytes) -> dict[int, tuple[int, int]]:
+    def _open(self, peer: str, box: bytes, *, shares_too: bool) -> tuple[bytes, dict[int, tuple[int, int]]]:
         if peer not in self._peers:
             raise ProtocolError(f"shares from {peer}, who advertised no keys")
         try:
@@ -218,13 +498,14 @@ class Silo:
         except (InvalidTag, ValueError) as error:
             raise ProtocolError(f"shares from {peer}: the box does not open") from error
         width = 2 * shares.SHARE_BYTES
-        if len(plain) != width * len(self.context.rounds):
+        rounds = self.context.rounds if shares_too else ()
+        if len(plain) != _PART + width * len(rounds):
             raise ProtocolError(f"shares from {peer}: wrong number of rounds")
         values = {}
-        for place, r in enumerate(self.context.rounds):
-            part = plain[place * width : (place + 1) * width]
+        for place, r in enumerate(rounds):
+            part = plain[_PART + place * width : _PART + (place + 1) * width]
             values[r] = (shares.from_bytes(part[:32]), shares.from_bytes(part[32:]))
-        return values
+        return plain[:_PART], values
 
 
 def pair_seed(secret: bytes, context: Context, number: int, one: str, other: str) -> bytes:
@@ -238,6 +519,29 @@ def self_seed(seed: int, context: Context, number: int, silo: str) -> bytes:
     return masks.derive(shares.to_bytes(seed), "self", context.digest, number, silo)
 
 
+def readiness(context: Context, silo: str, shape: Topology, participants: Sequence[str]) -> dict[str, object]:
+    """What a silo signs to state the participants of a batch."""
+    return {
+        "context": context.digest,
+        "silo": silo,
+        "topology": shape.digest,
+        "participants": names_digest(participants),
+    }
+
+
+def confirmation(
+    context: Context, number: int, silo: str, shape: Topology, survivors: Sequence[str]
+) -> dict[str, object]:
+    """What a silo signs to confirm a set of survivors."""
+    return {
+        "context": context.digest,
+        "round": number,
+        "silo": silo,
+        "topology": shape.digest,
+        "survivors": names_digest(survivors),
+    }
+
+
 def shares_digest(seeds: Mapping[str, bytes], mask_keys: Mapping[str, bytes]) -> str:
     """What an answer's signature says of the shares beside it."""
     content = hashlib.sha256()
@@ -245,3 +549,16 @@ def shares_digest(seeds: Mapping[str, bytes], mask_keys: Mapping[str, bytes]) ->
         for silo in sorted(values):
             content.update(f"{label}\0{silo}\0".encode() + values[silo])
     return content.hexdigest()
+
+
+def _tag(key: bytes, context: Context, number: int) -> check.Tag:
+    columns, rows = (masks.derive(key, name, context.digest, number) for name in ("columns", "rows"))
+    return check.Tag(columns, rows)
+
+
+def _pad_key(key: bytes, context: Context, number: int, silo: str) -> bytes:
+    return masks.derive(key, "pad", context.digest, number, silo)
+
+
+def _pad(key: bytes, context: Context, number: int, silo: str) -> int:
+    return check.pads([_pad_key(key, context, number, silo)])

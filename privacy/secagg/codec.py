@@ -1,39 +1,186 @@
-"""Between integer vectors and the ring Z/2^32: wrap, unwrap, and refuse what would overflow.
+"""What a silo puts into a sum: integers as they are, or real numbers on a fixed-point grid.
 
-A silently wrong sum is the worst bug there is: `wrap` raises at the silo if its own part of the sum
-exceeds its share of the ring.
+A *source* hands out the vector chunk by chunk, so that a vector of 10^8 numbers needs no second copy.
 """
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from ...errors import InputError
-from .masks import Words
+from ..noise import Keystream
+from .rings import OVERFLOW_BITS, WIDTHS, Integers, Ring, noise_tail
 
-Integers = npt.NDArray[np.int64]
-MODULUS_BITS = 32
+Signed = npt.NDArray[np.signedinteger[Any]]
+Numbers = Signed | npt.NDArray[np.float64]
+Reals = npt.NDArray[np.floating[Any]]
 
 
-def wrap(values: Integers, *, bound: int) -> Words:
-    """Integers as ring elements.
+class Source(Protocol):
+    """A vector of signed integers to be summed, read once, in order."""
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+
+    def chunk(self, start: int, stop: int) -> Numbers:
+        """The next elements, `start` to `stop`: whole numbers. Good until the next is asked for."""
+
+
+@dataclass(frozen=True)
+class Whole:
+    """Integers that are in memory already.
 
     Args:
-        values: shape (d,), int64.
-        bound: largest magnitude allowed before noise; n silos within it must fit (−2^31, 2^31).
+        values: shape (d,), signed integers.
+        bound: the largest magnitude this silo may add in a coordinate, noise included.
+    """
+
+    values: Signed
+    bound: int
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 1 or not np.issubdtype(self.values.dtype, np.signedinteger):
+            raise InputError("a vector to sum is a one-dimensional array of signed integers")
+
+    @property
+    def size(self) -> int:
+        return int(self.values.size)
+
+    def chunk(self, start: int, stop: int) -> Signed:
+        part = self.values[start:stop]
+        # |int64 min| overflows, so the two sides are compared one by one.
+        if part.size and (int(part.max()) > self.bound or int(part.min()) < -self.bound):
+            raise InputError("a value exceeds what this silo may add to the sum; it would wrap around")
+        return part
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A fixed-point grid for silos' real vectors, and the ring their noisy sum fits in.
+
+    Args:
+        ring: of the sum. scale: grid points per 1.0.
+        clip: L2 bound of one silo's vector. dimension: its length.
+    """
+
+    ring: Ring
+    scale: float
+    clip: float
+    dimension: int
+
+    @classmethod
+    def choose(
+        cls, *, silos: int, clip: float, sigma: float, dimension: int, extra_noise: float = 0.01
+    ) -> Grid:
+        """The narrowest ring, with the finest grid that fits in it, that asks for little more noise.
+
+        Args:
+            silos: n. sigma: standard deviation of all silos' noise together, in units of the vector.
+            extra_noise: how much more noise (its standard deviation) the grid may ask for.
+
+        Raises:
+            InputError: no ring will do: the sum could overflow with probability 2^-40 or more.
+        """
+        if silos < 1 or dimension < 1 or not 0 < clip < math.inf or not 0 <= sigma < math.inf:
+            raise InputError("a grid needs silos, a dimension, a clip and a finite noise")
+        for bits in WIDTHS:
+            # n·(clip·scale + 1) + z·σ·scale < half, by so much that rounding of these floats can't matter
+            room = (1 << (bits - 1)) * (1 - 2.0**-30) - silos
+            grid = cls(Ring(bits), room / (silos * clip + noise_tail(dimension) * sigma), clip, dimension)
+            if grid.scale > 0 and grid.extra_noise(silos, sigma) <= extra_noise:
+                return grid
+        raise InputError(
+            f"{silos} silos' vectors of {dimension} numbers with clip {clip:g} and noise {sigma:g} fit no modulus"
+            f" up to 2^{WIDTHS[-1]} at {extra_noise:.1%} more noise",
+            remedy="fewer numbers, a smaller clip, or more extra noise",
+        )
+
+    @property
+    def norm_bound(self) -> float:
+        """L2 bound of a rounded vector, grid units: conditional rounding of Kairouz, Liu and Steinke 2021 (ICML).
+
+        A vector whose rounding passes it, with probability below β = 2^-40, is not sent.
+        """
+        reach, d = self.clip * self.scale, self.dimension
+        # 2 ln(1/β) under the root, β = 2^-40
+        typical = math.sqrt(2 * OVERFLOW_BITS * math.log(2)) * (reach + math.sqrt(d) / 2)
+        return min(reach + math.sqrt(d), math.sqrt(reach**2 + d / 4 + typical))
+
+    def extra_noise(self, silos: int, sigma: float) -> float:
+        """By what part the grid raises the noise's standard deviation in the result.
+
+        It raises the sensitivity, which the noise must follow, and adds each silo's rounding.
+        """
+        if sigma == 0:
+            return 0.0
+        noise = sigma * self.norm_bound / self.clip
+        return math.sqrt(noise**2 + silos / 4) / (sigma * self.scale) - 1
+
+    def decode(self, total: Integers) -> npt.NDArray[np.float64]:
+        """A sum on the grid as real numbers."""
+        return total / self.scale
+
+
+class Fixed:
+    """Real numbers, rounded onto a grid as they are read, noise added.
+
+    Rounding is stochastic and unbiased up to 2^-32 of a grid step, its dither from a cipher.
+
+    Args:
+        values: shape (d,), float32 or float64, L2 norm at most the grid's clip.
+        noise: count -> so many integers of this silo's noise share; None adds none.
 
     Raises:
-        InputError: a value beyond the bound.
+        InputError: a number that is not finite, another length, or a norm over the clip.
     """
-    if values.dtype != np.int64 or values.ndim != 1:
-        raise InputError("a vector to sum is a one-dimensional int64 array")
-    # |int64 min| overflows, so the two sides are compared one by one.
-    if values.size and (int(values.max()) > bound or int(values.min()) < -bound):
-        raise InputError("a value exceeds what this silo may add to the sum; it would wrap around")
-    return (values & 0xFFFFFFFF).astype(np.uint32)
+
+    def __init__(self, values: Reals, grid: Grid, *, noise: Callable[[int], Integers] | None = None) -> None:
+        if values.ndim != 1 or values.dtype not in (np.float32, np.float64) or values.size != grid.dimension:
+            raise InputError(f"the grid is for {grid.dimension} float32 or float64 numbers in one row")
+        self._values, self._grid, self._noise = values, grid, noise
+        squares = sum(_square(values[i : i + _BLOCK]) for i in range(0, values.size, _BLOCK))
+        if not squares <= (grid.clip * (1 + 2.0**-20)) ** 2:  # a float32 vector was clipped in float32
+            raise InputError(
+                f"a vector of L2 norm {math.sqrt(squares):g} where {grid.clip:g} is allowed"
+                if math.isfinite(squares)
+                else "a number to sum is not finite"
+            )
+        self._stream = Keystream()
+        self._room = np.empty((2, 0))
+        self._norm = 0.0
+
+    @property
+    def size(self) -> int:
+        return int(self._values.size)
+
+    def chunk(self, start: int, stop: int) -> Numbers:
+        count = stop - start
+        if self._room.shape[1] < count:
+            self._room = np.empty((2, count))
+        real, dither = self._room[0, :count], self._room[1, :count]
+        np.multiply(self._values[start:stop], self._grid.scale, out=real)
+        np.multiply(np.frombuffer(self._stream.take(4 * count), "<u4"), 2.0**-32, out=dither)
+        np.add(real, dither, out=real)
+        np.floor(real, out=real)
+        self._norm += float(real @ real)
+        if self._norm > self._grid.norm_bound**2 * (1 + 2.0**-30):
+            # Probability below 2^-40; the upload has not left, so nothing is lost but the round.
+            raise InputError("a rounded vector passes its bound; the round is not entered")
+        if self._noise is not None:
+            np.add(real, self._noise(count), out=real)
+        return real
 
 
-def unwrap(words: Words) -> Integers:
-    """The signed integers nearest zero: the inverse of `wrap` for sums within (−2^31, 2^31)."""
-    return words.astype(np.uint32, copy=False).view(np.int32).astype(np.int64)
+_BLOCK = 1 << 16
+
+
+def _square(part: npt.NDArray[np.floating[Any]]) -> float:
+    wide = part.astype(np.float64, copy=False)
+    return float(wide @ wide)

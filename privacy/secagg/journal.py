@@ -12,7 +12,7 @@ from typing import Literal
 
 from ...errors import Refused
 
-Step = Literal["set-up", "upload", "answer"]
+Step = Literal["set-up", "ready", "upload", "confirm", "answer", "checked"]
 
 
 class Journal:
@@ -59,6 +59,15 @@ class Journal:
                 (study, run, step, number),
             ).fetchone()
         return None if row is None else str(row[0])
+
+    def steps(self, study: str, run: str, step: Step) -> dict[int, str]:
+        """Number -> detail of all steps of a kind."""
+        with closing(self._connect()) as connection:
+            rows = connection.execute(
+                "SELECT number, detail FROM done WHERE study = ? AND run = ? AND step = ? ORDER BY number",
+                (study, run, step),
+            ).fetchall()
+        return {int(number): str(detail) for number, detail in rows}
 
 
 def _again(run: str, step: Step, number: int) -> Refused:

@@ -7,8 +7,9 @@ an X25519 mask key and a self-mask seed. Private halves never print and are drop
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
@@ -60,8 +61,10 @@ class Roster:
 
     signing_keys: Mapping[str, str]
     colluders: int
+    _points: Mapping[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "_points", {silo: x for x, silo in enumerate(self.signing_keys, 1)})
         if not 1 <= self.colluders <= len(self.signing_keys) - 2:
             raise InputError(
                 f"{self.colluders} colluders among {len(self.signing_keys)} silos leave nobody to protect"
@@ -74,7 +77,7 @@ class Roster:
 
     def point(self, silo: str) -> int:
         """The x coordinate of a silo's shares, 1…n."""
-        return list(self.signing_keys).index(silo) + 1
+        return self._points[silo]
 
     def key(self, silo: str) -> str:
         """A silo's signing key.
@@ -136,6 +139,8 @@ class BatchKeys:
         self._share_key = X25519PrivateKey.generate()
         self._mask_secrets = {r: shares.random_element() for r in rounds}
         self._seeds = {r: shares.random_element() for r in rounds}
+        self.check_part = os.urandom(32)
+        """This silo's part of the batch's check key."""
 
     def __repr__(self) -> str:
         return "BatchKeys(…)"

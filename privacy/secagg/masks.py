@@ -1,20 +1,28 @@
-"""Masks: AES-256-CTR keystreams from HKDF-SHA256 seeds, added modulo 2^32.
+"""Masks: AES-256-CTR keystreams from HKDF-SHA256 seeds, added in the ring of the sum.
 
 Every seed serves one purpose in one round (domain separation by HKDF's info), so a counter from zero
-is safe. Words are little-endian uint32 on the wire and in the keystream.
+is safe. A seed's keystream gives, in this order, 16 bytes (little-endian, mod 2^61 − 1: the mask of the
+check value, see `check`) and then the vector's mask, one little-endian word an element: 16 bits for the
+modulus 2^16, else 32 bits, of which the lower b count.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
-import numpy.typing as npt
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-Words = npt.NDArray[np.uint32]
-_WORD = np.dtype("<u4")
-_CHUNK = 1 << 16  # words: 256 KiB stays in cache; measured 7 GB/s with AES-NI
+from .check import P
+from .rings import Ring, Words
+
+CHUNK = 1 << 15
+"""Elements worked on at a time: they and a keystream stay in the processor's cache. Even, so that chunks
+of 20-bit elements end on whole bytes; a multiple of `check.ROW`."""
+
+_ZEROS = memoryview(bytes(4 * CHUNK))
 
 
 def derive(secret: bytes, *context: str | int) -> bytes:
@@ -23,29 +31,47 @@ def derive(secret: bytes, *context: str | int) -> bytes:
     return HKDF(hashes.SHA256(), 32, salt=None, info=info).derive(secret)
 
 
-def apply(vector: Words, seed: bytes, *, subtract: bool = False) -> None:
-    """Add (or subtract) the mask of `seed` to `vector` in place, modulo 2^32.
+def keystream(key: bytes, count: int) -> bytes:
+    """The first `count` bytes of AES-256-CTR under `key` from counter zero."""
+    return Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor().update(bytes(count))
+
+
+class Masks:
+    """The masks of several seeds, put on (or taken off) a vector chunk by chunk, in its order.
 
     Args:
-        vector: shape (d,), C-contiguous uint32.
-        seed: 32 bytes, used for nothing else.
+        seeds: (seed of 32 bytes, True to subtract its mask); a seed is used for nothing else.
+        ring: of the sum.
     """
-    encryptor = Cipher(algorithms.AES256(seed), modes.CTR(bytes(16))).encryptor()
-    size = min(_CHUNK, vector.size)
-    zeros = memoryview(bytes(4 * size))
-    room = bytearray(4 * size)
-    view, stream = memoryview(room), np.frombuffer(room, _WORD)
-    for start in range(0, vector.size, _CHUNK):
-        part = vector[start : start + _CHUNK]
-        encryptor.update_into(zeros[: 4 * part.size], view[: 4 * part.size])
-        (np.subtract if subtract else np.add)(part, stream[: part.size], out=part)
+
+    def __init__(self, seeds: Sequence[tuple[bytes, bool]], ring: Ring) -> None:
+        self._ring = ring
+        self._width = ring.word.itemsize
+        self._room = memoryview(bytearray(self._width * CHUNK))
+        self._words = np.frombuffer(self._room, ring.word)
+        self._streams = []
+        self.check = 0
+        """What the masks add to the check value, mod p."""
+        first = memoryview(bytearray(16))
+        for seed, negative in seeds:
+            update = Cipher(algorithms.AES256(seed), modes.CTR(bytes(16))).encryptor().update_into
+            update(_ZEROS[:16], first)
+            element = int.from_bytes(first, "little")
+            self.check = (self.check + (-element if negative else element)) % P
+            self._streams.append((update, np.subtract if negative else np.add))
+
+    def __repr__(self) -> str:
+        return "Masks(…)"
+
+    def put_on(self, chunk: Words) -> None:
+        """Add the next `chunk.size` (at most `CHUNK`) mask elements to `chunk`, in place."""
+        count = self._width * chunk.size
+        zeros, room, words = _ZEROS[:count], self._room[:count], self._words[: chunk.size]
+        for update, combine in self._streams:
+            update(zeros, room)
+            combine(chunk, words, out=chunk)
 
 
-def to_wire(vector: Words) -> bytes:
-    """4 bytes a word, little-endian."""
-    return vector.astype(_WORD, copy=False).tobytes()
-
-
-def from_wire(data: bytes) -> Words:
-    """The words of `to_wire`; a multiple of 4 bytes."""
-    return np.frombuffer(data, _WORD).astype(np.uint32)
+def chunks(dimension: int) -> list[tuple[int, int]]:
+    """The (start, stop) of every chunk of a vector."""
+    return [(start, min(start + CHUNK, dimension)) for start in range(0, dimension, CHUNK)]

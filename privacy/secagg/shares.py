@@ -7,7 +7,7 @@ one round and is gone after it.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from ...errors import ProtocolError
 
@@ -45,37 +45,58 @@ def split(secret: int, threshold: int, points: Sequence[int]) -> dict[int, int]:
     return shares
 
 
-def combine(shares: Mapping[int, int], threshold: int) -> int:
-    """The secret from at least `threshold` shares (x → y): Lagrange interpolation at 0.
+class Combiner:
+    """Rebuilds many secrets from shares at the same points: Lagrange interpolation at 0.
 
-    Any surplus share must lie on the same polynomial, so that a silo's wrong share is noticed
-    whenever one more than the threshold answered.
+    The weights are worked out once. Surplus shares must lie on the same polynomial, so that a silo's
+    wrong share is noticed whenever one more than the threshold answered.
+
+    Args:
+        points: x coordinates of the shares there are; `threshold` or more.
 
     Raises:
-        ProtocolError: too few shares, a share outside the field, or shares that disagree.
+        ProtocolError: too few points, or one outside the field.
     """
-    if len(shares) < threshold:
-        raise ProtocolError(f"{len(shares)} shares where {threshold} are needed")
-    if not all(0 < x < PRIME and 0 <= y < PRIME for x, y in shares.items()):
-        raise ProtocolError("a share lies outside the field")
-    points = sorted(shares)
-    base = points[:threshold]
-    for x in points[threshold:]:
-        if _interpolate(base, shares, x) != shares[x]:
-            raise ProtocolError("the shares of one secret disagree: somebody sent a wrong one")
-    return _interpolate(base, shares, 0)
+
+    def __init__(self, points: Collection[int], threshold: int) -> None:
+        if len(points) < threshold:
+            raise ProtocolError(f"{len(points)} shares where {threshold} are needed")
+        if not all(0 < x < PRIME for x in points):
+            raise ProtocolError("a share lies outside the field")
+        ordered = sorted(points)
+        self._base, self._surplus = ordered[:threshold], ordered[threshold:]
+        self._weights = {at: [weight(x, self._base, at) for x in self._base] for at in (0, *self._surplus)}
+
+    def combine(self, shares: Mapping[int, int]) -> int:
+        """The secret whose shares (x → y) these are.
+
+        Raises:
+            ProtocolError: other points, a share outside the field, or shares that disagree.
+        """
+        if len(shares) != len(self._base) + len(self._surplus) or not all(
+            0 <= y < PRIME for y in shares.values()
+        ):
+            raise ProtocolError("a share is missing or lies outside the field")
+        values = [shares[x] for x in self._base]
+        for x in self._surplus:
+            if sum(w * y for w, y in zip(self._weights[x], values, strict=True)) % PRIME != shares[x]:
+                raise ProtocolError("the shares of one secret disagree: somebody sent a wrong one")
+        return sum(w * y for w, y in zip(self._weights[0], values, strict=True)) % PRIME
 
 
-def _interpolate(base: Sequence[int], shares: Mapping[int, int], at: int) -> int:
-    total = 0
-    for i in base:
-        numerator = denominator = 1
-        for j in base:
-            if j != i:
-                numerator = numerator * (at - j) % PRIME
-                denominator = denominator * (i - j) % PRIME
-        total = (total + shares[i] * numerator * pow(denominator, -1, PRIME)) % PRIME
-    return total
+def combine(shares: Mapping[int, int], threshold: int) -> int:
+    """One secret from at least `threshold` shares (x → y); see `Combiner`."""
+    return Combiner(shares.keys(), threshold).combine(shares)
+
+
+def weight(point: int, base: Collection[int], at: int = 0) -> int:
+    """Lagrange's: Σ weight·y over the points of `base` is the polynomial's value at `at`."""
+    numerator = denominator = 1
+    for other in base:
+        if other != point:
+            numerator = numerator * (at - other) % PRIME
+            denominator = denominator * (point - other) % PRIME
+    return numerator * pow(denominator, -1, PRIME) % PRIME
 
 
 def to_bytes(element: int) -> bytes:

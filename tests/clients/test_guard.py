@@ -67,7 +67,7 @@ UNFIT: list[tuple[dict[str, Any], str]] = [
     ({"privacy": {"delta": 1e-4}}, "DELTA_OVER_CAP"),
     ({"privacy": {"sigma_train": 4}}, "NOISE_TOO_SMALL"),
     ({"privacy": {"sigma_evaluate": 4}}, "NOISE_TOO_SMALL"),
-    ({"privacy": {"scale_bits_train": 30}}, "NOISE_TOO_SMALL"),
+    ({"privacy": {"scale_bits_train": 30}}, "SUM_COULD_WRAP"),
     ({"privacy": {"sigma_train": 2**29}}, "SUM_COULD_WRAP"),
     ({"treaty": "0" * 64}, "OTHER_TREATY"),
     ({"author": "mallory"}, "UNKNOWN_AUTHOR"),

@@ -39,7 +39,7 @@ def upload(play: Rehearsal, silo: str = NODE, number: int = TRAIN, **changes: An
     said = play.ask(silo, play.vector_request(silo, number, **changes), play.weights)
     assert said.refusal is None and said.action == "vector-reply"
     plan = play.case.study.round(number, play.world.treaty)
-    assert len(said.data) == 4 * plan.dimension
+    assert len(said.data) == plan.ring.wire_bytes(plan.dimension)
     return play.spent(silo)
 
 
@@ -148,11 +148,15 @@ def test_one_round_is_uploaded_once_and_paid_once(ready: Rehearsal) -> None:
 def test_one_round_is_answered_once(ready: Rehearsal) -> None:
     for silo in ready.silos:
         upload(ready, silo)
-    assert ready.ask(NODE, ready.answer_request(TRAIN)).refusal is None
+    first = ready.ask(NODE, ready.answer_request(TRAIN))
+    assert first.refusal is None
     paid = ready.spent(NODE)
-    for survivors in (ready.silos, ready.silos[:3]):
-        said = ready.ask(NODE, ready.answer_request(TRAIN, survivors))
-        assert_refused(ready, NODE, said, "ALREADY_DONE", before=paid)
+    said = ready.ask(NODE, ready.answer_request(TRAIN, ready.silos[:3]))
+    assert_refused(ready, NODE, said, "ALREADY_DONE", before=paid)
+    again = ready.ask(NODE, ready.answer_request(TRAIN))  # the same question has the same answer
+    assert again.message.content == first.message.content and ready.spent(NODE) == paid
+    fewer = ready.answer_request(TRAIN).model_copy(update={"answering": ready.silos[:3]})
+    assert ready.ask(NODE, fewer).refusal is None and ready.spent(NODE) == paid
     said = ready.ask(NODE, ready.vector_request(NODE, TRAIN, boxes=False), ready.weights)
     assert_refused(ready, NODE, said, "ALREADY_DONE", before=paid)
 

@@ -223,7 +223,7 @@ TAMPERED: dict[str, tuple[Callable[[], Study], str]] = {
     "less noise in training": (lambda: with_privacy(sigma_train=int(P.sigma_train * 0.97)), "NOISE_TOO_SMALL"),
     "less noise in evaluation": (lambda: with_privacy(sigma_evaluate=int(P.sigma_evaluate * 0.9)), "NOISE_TOO_SMALL"),
     "less noise in curvature": (lambda: with_privacy(sigma_curvature=int(P.sigma_curvature * 0.8)), "NOISE_TOO_SMALL"),
-    "a finer scale": (lambda: with_privacy(scale_bits_train=P.scale_bits_train + 1), "NOISE_TOO_SMALL"),
+    "a finer scale": (lambda: with_privacy(scale_bits_train=P.scale_bits_train + 1), "SUM_COULD_WRAP"),
     "a finer scale of evaluation": (lambda: with_privacy(scale_bits_evaluate=9), "NOISE_TOO_SMALL"),
     "a wider clip": (
         lambda: STUDY.model_copy(update={"training": STUDY.training.model_copy(update={"clip": 1.6})}), "NOISE_TOO_SMALL"

@@ -216,8 +216,8 @@ COORDINATOR: dict[str, tuple[int, Tamper]] = {
     "answers of another round": (
         7, lambda b: b.lines("rounds.jsonl", lambda r: r[0]["transcript"].update(answers=r[1]["transcript"]["answers"]))
     ),
-    "one answer naming other survivors": (7, lambda b: _resign_answers(b, lambda p: p["survivors"].pop(), 1)),
-    "all answers naming other survivors": (7, lambda b: _resign_answers(b, lambda p: p["survivors"].pop(), 4)),
+    "one answer naming other survivors": (7, lambda b: _resign_answers(b, lambda p: p.update(survivors="0" * 64), 1)),
+    "all answers naming other survivors": (7, lambda b: _resign_answers(b, lambda p: p.update(survivors="0" * 64), 4)),
     "an upload's signature broken": (
         7, lambda b: b.lines("rounds.jsonl", lambda r: _broken_signature(r[1]["transcript"]["uploads"][2]))
     ),
@@ -251,6 +251,9 @@ COORDINATOR: dict[str, tuple[int, Tamper]] = {
     "a receipt that paid less": (10, lambda b: b.receipt(0, lambda p: p.update(epsilon=0.01))),
     "a receipt of another noise": (10, lambda b: b.receipt(0, lambda p: p["rounds"][0].update(shares=9))),
     "a receipt of a round there was not": (10, lambda b: b.receipt(0, lambda p: p["rounds"][0].update(round=99))),
+    "a receipt of another sum": (10, lambda b: b.receipt(0, lambda p: p["sums"].update({"1": "0" * 64}))),
+    "receipts that checked too few sums": (10, lambda b: [b.receipt(i, lambda p: p["sums"].pop("2")) for i in range(3)]),
+    "another model than was sent": (7, lambda b: b.lines("rounds.jsonl", lambda r: r[2].update(model=r[1]["model"]))),
     "receipts that are no objects": (10, lambda b: b.json("receipts.json", lambda r: [1])),
 }  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from foedus.demo.world import World
 from foedus.documents import Envelope
 from foedus.federation import messages as m
 from foedus.federation import models
+from foedus.federation.secure_sum import Sum
 from foedus.federation.study import Draft
 from foedus.privacy.ledger import Ledger
 from foedus.privacy.secagg.aggregator import Aggregator
@@ -85,7 +87,8 @@ class Rehearsal:
         return request.model_copy(update=changes)
 
     def answer_request(self, number: int = 1, survivors: list[str] | None = None) -> m.AnswerRequest:
-        return m.AnswerRequest(run="1", batch=0, round=number, survivors=survivors or self.silos)
+        told = survivors or self.silos
+        return m.AnswerRequest(run="1", batch=0, round=number, survivors=told, answering=told)
 
     @property
     def weights(self) -> bytes:
@@ -101,6 +104,26 @@ class Rehearsal:
         for silo in self.silos:
             answer, _ = m.SharesReply.read(self.ask(silo, self.shares_request()).message)
             self.aggregator.add_boxes(silo, m.boxes_from_json(answer.boxes))
+
+    def play_round(self, number: int, data: bytes, *, silos: list[str] | None = None, **request: Any) -> Sum:
+        """A whole round, everybody answering; `request` goes into the vector requests."""
+        plan = self.case.study.round(number, self.world.treaty)
+        model = data[: len(self.weights)]
+        self.aggregator.open_round(
+            number, plan.dimension, plan.task, plan.ring, model=hashlib.sha256(model).hexdigest()
+        )
+        for silo in silos or self.silos:
+            said = self.ask(silo, self.vector_request(silo, number, **request), data)
+            reply, words = m.VectorReply.read(said.message)
+            self.case.seen(silo, reply.log_size)
+            self.aggregator.add_vector(number, silo, words, Envelope.from_json(reply.header))
+        survivors = list(self.aggregator.survivors(number))
+        for silo in self.aggregator.ask(number):
+            answer, _ = m.AnswerReply.read(self.ask(silo, self.answer_request(number, survivors)).message)
+            seeds, keys = (m.boxes_from_json(boxes, length=32) for boxes in (answer.seeds, answer.mask_keys))
+            self.aggregator.add_answer(number, silo, Envelope.from_json(answer.statement), seeds, keys)
+        opened = self.aggregator.total(number)
+        return Sum(plan, 0, opened.total, opened.check, tuple(survivors), {}, model)
 
     def restart(self, silo: str) -> SiloApp:
         """The node's process ends and another begins, over the same directory."""

@@ -11,14 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from foedus.documents import Envelope, SigningKey
-from foedus.privacy.secagg import codec, masks
 from foedus.privacy.secagg.aggregator import Aggregator
 from foedus.privacy.secagg.client import Silo
-from foedus.privacy.secagg.codec import Integers
+from foedus.privacy.secagg.codec import Whole
 from foedus.privacy.secagg.journal import Journal
 from foedus.privacy.secagg.keys import Context, Roster
+from foedus.privacy.secagg.rings import Integers, Ring
 
 BOUND = 2**28
+RING = Ring(32)
 
 
 _MEMORY = Path("/dev/shm")  # noqa: S108 - a place, not a file name
@@ -56,22 +57,35 @@ class Cast:
         return Silo(name, self.keys[name], self.roster, context, Journal(self.folder / f"{name}.db"))
 
     def set_up(
-        self, *, advertise: Collection[str] | None = None, deal: Collection[str] | None = None
+        self,
+        *,
+        advertise: Collection[str] | None = None,
+        deal: Collection[str] | None = None,
+        ready: Collection[str] | None = None,
     ) -> None:
-        """Both trips; the others fall silent before the first or the second."""
+        """Both trips (three on a sparse graph); the others fall silent before the first, second or third."""
+        aggregator = self.aggregator
         for name in self.names if advertise is None else sorted(advertise):
-            self.aggregator.add_advertisement(name, self.silos[name].advertise())
-        keys = self.aggregator.advertisements
-        self.aggregator.require(len(keys), "keys")
-        present = [str(e.payload["silo"]) for e in keys]
+            aggregator.add_advertisement(name, self.silos[name].advertise())
+        present = list(aggregator.digests)
+        aggregator.require(len(present), "keys")
+        digests = aggregator.digests if aggregator.topology.sparse else None
         for name in present if deal is None else sorted(deal):
-            self.aggregator.add_boxes(name, self.silos[name].share(keys))
-        self.aggregator.require(len(self.aggregator.participants), "shares")
-        for name in self.aggregator.participants:
-            self.silos[name].receive(self.aggregator.boxes_for(name))
+            aggregator.add_boxes(name, self.silos[name].share(aggregator.keys_for(name), digests))
+        parts = aggregator.participants
+        aggregator.require(len(parts), "shares")
+        for name in parts:
+            self.silos[name].receive(aggregator.boxes_for(name))
+        if aggregator.topology.sparse:
+            for name in parts if ready is None else sorted(ready):
+                aggregator.add_ready(name, self.silos[name].ready(parts))
+            for name in parts if ready is None else sorted(ready):
+                self.silos[name].take_ready(aggregator.ready_for(name))
 
-    def upload(self, number: int, name: str, vector: Integers) -> tuple[masks.Words, Envelope]:
-        return self.silos[name].mask(number, codec.wrap(vector, bound=BOUND), task="train")
+    def upload(
+        self, number: int, name: str, vector: Integers, ring: Ring = RING
+    ) -> tuple[bytearray, Envelope]:
+        return self.silos[name].mask(number, Whole(vector, BOUND), ring, task="train")
 
     def round(
         self,
@@ -80,21 +94,39 @@ class Cast:
         *,
         uploads: Collection[str] | None = None,
         answers: Collection[str] | None = None,
+        ring: Ring = RING,
     ) -> Integers:
-        """One secure sum in which only `uploads` send a vector and only `answers` of them answer."""
-        parts = self.aggregator.participants
-        sending = sorted(parts if uploads is None else uploads)
+        """One secure sum in which only `uploads` send a vector and only `answers` of them answer.
+
+        Everybody is shown the sum and checks it.
+        """
+        aggregator = self.aggregator
+        parts = aggregator.participants
         self.answered[number] = {}
-        self.aggregator.open_round(number, next(iter(vectors.values())).size, "train")
-        for name in sending:
-            words, header = self.upload(number, name, vectors[name])
-            self.aggregator.add_vector(number, name, masks.to_wire(words), header)
-        survivors = self.aggregator.survivors(number)
-        for name in survivors if answers is None else sorted(answers):
-            statement, seeds, mask_keys = self.silos[name].answer(number, survivors)
-            self.answered[number][name] = (seeds, mask_keys)
-            self.aggregator.add_answer(number, name, statement, seeds, mask_keys)
-        return self.aggregator.total(number)
+        aggregator.open_round(number, next(iter(vectors.values())).size, "train", ring)
+        for name in sorted(parts if uploads is None else uploads):
+            aggregator.add_vector(number, name, *self.upload(number, name, vectors[name], ring))
+        survivors = aggregator.survivors(number)
+        confirmed = None
+        if aggregator.topology.sparse:
+            for name in survivors:
+                aggregator.add_confirmation(number, name, self.silos[name].confirm(number, survivors))
+            confirmed = aggregator.confirmed(number)
+        while True:
+            asked = aggregator.ask(number)
+            told = () if confirmed else asked
+            for name in asked if answers is None else sorted(set(answers) & set(asked)):
+                statement, seeds, mask_keys = self.silos[name].answer(
+                    number, survivors, answering=told, confirmed=confirmed
+                )
+                self.answered[number][name] = (seeds, mask_keys)
+                aggregator.add_answer(number, name, statement, seeds, mask_keys)
+            if aggregator.answered(number):
+                break
+        opened = aggregator.total(number)
+        for name in survivors:
+            self.silos[name].verify_sum(number, survivors, opened.total, opened.check)
+        return opened.total
 
 
 def vectors(names: Iterable[str], d: int = 6, *, seed: int = 3) -> dict[str, Integers]:
