@@ -6,6 +6,7 @@ This file is all that knows our API; each function gives repetitions (`measure.J
 from __future__ import annotations
 
 import atexit
+import math
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,18 +17,19 @@ from measure import Job, Watch
 
 import foedus
 from foedus.documents import SigningKey
-from foedus.privacy.clipping import clipped_sum
-from foedus.privacy.noise import Keystream
-from foedus.privacy.secagg import codec, masks
+from foedus.privacy.secagg import masks
 from foedus.privacy.secagg.aggregator import Aggregator
 from foedus.privacy.secagg.client import Silo
+from foedus.privacy.secagg.codec import Fixed, Grid, Whole
 from foedus.privacy.secagg.journal import Journal
 from foedus.privacy.secagg.keys import Context, Roster
+from foedus.privacy.secagg.rings import Integers, Ring
 
 VERSION = foedus.__version__
-BITS = 32  # of the modulus of the sum; a word on the wire has as many
+BITS = 16  # of the modulus of the sum, and of an element on the wire
 BATCH = 100  # rounds one set-up serves (server.coordinator.BATCH_ROUNDS)
 TASK = "train"
+_RING = Ring(BITS)
 _ROOT = tempfile.TemporaryDirectory(prefix="foedus-bench-")  # journals, on disk as at a node
 atexit.register(_ROOT.cleanup)
 
@@ -58,7 +60,7 @@ class Cast:
         self.server = Aggregator(roster, context)
 
     def set_up(self, timed: str = "", watch: Watch | None = None) -> None:
-        """Both trips; the three steps of silo `timed` are timed."""
+        """Both trips; the three steps of silo `timed` are timed. (n of the rows is below the sparse graph's.)"""
 
         def step(name: str) -> Watch:
             return watch if watch is not None and name == timed else Watch()
@@ -67,10 +69,10 @@ class Cast:
             with step(name):
                 advertisement = silo.advertise()
             self.server.add_advertisement(name, advertisement)
-        advertisements = self.server.advertisements
         for name, silo in self.silos.items():
+            keys = self.server.keys_for(name)
             with step(name):
-                boxes = silo.share(advertisements)
+                boxes = silo.share(keys)
             self.server.add_boxes(name, boxes)
         for name, silo in self.silos.items():
             received = self.server.boxes_for(name)
@@ -78,17 +80,10 @@ class Cast:
                 silo.receive(received)
 
 
-def _scale(vector: npt.NDArray[np.float32], n: int) -> tuple[float, int]:
-    """A clip the vector is within, and the finest grid on which n of it do not wrap."""
-    clip = float(np.linalg.norm(vector)) * 1.01
-    return clip, int((2 ** (BITS - 1) - 1) // n / (float(np.abs(vector).max()) * 1.01))
-
-
-def encode(vector: npt.NDArray[np.float32], n: int) -> masks.Words:
-    """A silo's vector on the integer grid, as the node's trainer puts it there (no DP noise: the rival adds none)."""
-    clip, scale = _scale(vector, n)
-    integers = clipped_sum(vector[None].astype(np.float64), clip, scale, Keystream())
-    return codec.wrap(integers, bound=(2 ** (BITS - 1) - 1) // n)
+def _grid(vector: npt.NDArray[np.float32], n: int) -> Grid:
+    """The finest grid on which the sum of n such vectors fits the ring (no DP noise: the rival adds none)."""
+    clip, peak = float(np.linalg.norm(vector)) * 1.01, float(np.abs(vector).max())
+    return Grid(_RING, (_RING.half / n - 1) / peak * 0.999, clip, vector.size)
 
 
 def verify(n: int) -> None:
@@ -98,47 +93,57 @@ def verify(n: int) -> None:
 
 
 def client_mask(n: int, vector: npt.NDArray[np.float32], rounds: int) -> Iterator[Job]:
-    """Encode, mask, pack and sign one vector."""
+    """Encode, mask, tag, pack and sign one vector."""
     cast = Cast(n, rounds)
     cast.set_up()
     silo = cast.silos[cast.names[0]]
+    grid = _grid(vector, n)
     for number in range(1, rounds + 1):
 
         def job(watch: Watch, number: int = number) -> None:
             with watch:
-                masked, header = silo.mask(number, encode(vector, n), task=TASK)
-                data = masks.to_wire(masked)
+                data, header = silo.mask(number, Fixed(vector, grid), _RING, task=TASK)
             watch.size = len(data) + len(header.dumps())
 
         yield job
+
+
+def _rounded(vector: npt.NDArray[np.float32], grid: Grid) -> Integers:
+    source = Fixed(vector, grid)
+    return np.concatenate([source.chunk(a, b).astype(np.int64) for a, b in masks.chunks(vector.size)])
 
 
 def server_sum(n: int, vector: npt.NDArray[np.float32], dropped: int, rounds: int) -> Iterator[Job]:
     """Take in the vectors and answers of the n − dropped who stayed, open the sum, give the mean as floats."""
     cast = Cast(n, rounds)
     cast.set_up()
-    _, scale = _scale(vector, n)
-    staying = cast.names[dropped:]
+    grid, staying, server = _grid(vector, n), cast.names[dropped:], cast.server
     for number in range(1, rounds + 1):
 
         def job(watch: Watch, number: int = number) -> None:
-            words = {name: encode(vector, n) for name in staying}
-            true = np.sum([codec.unwrap(w) for w in words.values()], axis=0) / (scale * len(staying))
-            uploads = {}
-            for name in staying:
-                masked, header = cast.silos[name].mask(number, words[name], task=TASK)
-                uploads[name] = (masks.to_wire(masked), header)
-            answers = {name: cast.silos[name].answer(number, staying) for name in staying}
+            integers = {name: _rounded(vector, grid) for name in staying}
+            uploads = {
+                name: cast.silos[name].mask(number, Whole(integers[name], _RING.half // n), _RING, task=TASK)
+                for name in staying
+            }
+            answers = {name: cast.silos[name].answer(number, staying, answering=staying) for name in staying}
             with watch:
-                cast.server.open_round(number, vector.size, TASK)
+                server.open_round(number, vector.size, TASK, _RING)
                 for name, (data, header) in uploads.items():
-                    cast.server.add_vector(number, name, data, header)
-                cast.server.survivors(number)
+                    server.add_vector(number, name, data, header)
+                server.survivors(number)
+                server.ask(number)
                 for name, (statement, seeds, keys) in answers.items():
-                    cast.server.add_answer(number, name, statement, seeds, keys)
-                mean = cast.server.total(number) / (scale * len(staying))
-            if not np.array_equal(mean, true):
+                    server.add_answer(number, name, statement, seeds, keys)
+                opened = server.total(number)
+                mean = grid.decode(opened.total) / len(staying)
+            if (
+                not np.array_equal(opened.total, sum(integers.values()))
+                or np.abs(mean - vector).max() > 1 / grid.scale
+            ):
                 raise AssertionError("our sum is wrong")
+            for name in staying:
+                cast.silos[name].verify_sum(number, staying, opened.total, opened.check)
 
         yield job
 
@@ -156,14 +161,15 @@ def set_up(n: int) -> Iterator[Job]:
 
 
 def keystream(d: int, times: int) -> Iterator[Job]:
-    """Masks alone: `times` masks added to d words."""
-    words = np.zeros(d, np.uint32)
+    """Masks alone: `times` masks put on d elements."""
+    words = _RING.zeros(d)
     while True:
 
         def job(watch: Watch) -> None:
             with watch:
-                for _ in range(times):
-                    masks.apply(words, bytes(range(32)))
+                on = masks.Masks([(bytes([i]) * 32, False) for i in range(times)], _RING)
+                for start, stop in masks.chunks(d):
+                    on.put_on(words[start:stop])
             watch.size = times * words.nbytes
 
         yield job
@@ -176,8 +182,10 @@ def extra_noise(n: int, d: int) -> float:
     """
     rng = np.random.default_rng(3)
     vectors = [(v / np.linalg.norm(v)).astype(np.float32) for v in rng.normal(size=(n, d))]
-    scale = int((2 ** (BITS - 1) - 1) // (n + 8))  # sums of n, and 8 σ of noise, fit the ring
-    integers = [clipped_sum(v[None].astype(np.float64), 1.0, scale, Keystream()) for v in vectors]
-    rounding = float(np.var(np.sum(integers, axis=0) / scale - np.sum(vectors, axis=0, dtype=np.float64)))
-    sensitivity = 1 + np.sqrt(d) / scale  # privacy.clipping: clip · scale + √d, in units of scale
+    grid = Grid.choose(silos=n, clip=1.0, sigma=1.0, dimension=d, extra_noise=0.01)
+    if grid.ring.bits != BITS:
+        return math.inf  # this width will not do
+    error = np.sum([_rounded(v, grid) for v in vectors], axis=0) / grid.scale
+    rounding = float(np.var(error - np.sum(vectors, axis=0, dtype=np.float64)))
+    sensitivity = grid.norm_bound / (grid.clip * grid.scale)
     return float(np.sqrt(sensitivity**2 + rounding) - 1)
