@@ -6,7 +6,6 @@ This file is all that knows our API; each function gives repetitions (`measure.J
 from __future__ import annotations
 
 import atexit
-import math
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,10 +25,8 @@ from foedus.privacy.secagg.keys import Context, Roster
 from foedus.privacy.secagg.rings import Integers, Ring
 
 VERSION = foedus.__version__
-BITS = 16  # of the modulus of the sum, and of an element on the wire
 BATCH = 100  # rounds one set-up serves (server.coordinator.BATCH_ROUNDS)
 TASK = "train"
-_RING = Ring(BITS)
 _ROOT = tempfile.TemporaryDirectory(prefix="foedus-bench-")  # journals, on disk as at a node
 atexit.register(_ROOT.cleanup)
 
@@ -80,10 +77,16 @@ class Cast:
                 silo.receive(received)
 
 
+def bits(n: int, d: int) -> int:
+    """Of the modulus of the sum and of an element on the wire: the least that cost 1% more noise at σ = clip."""
+    return Grid.choose(silos=n, clip=1.0, sigma=1.0, dimension=d).ring.bits
+
+
 def _grid(vector: npt.NDArray[np.float32], n: int) -> Grid:
     """The finest grid on which the sum of n such vectors fits the ring (no DP noise: the rival adds none)."""
+    ring = Ring(bits(n, vector.size))
     clip, peak = float(np.linalg.norm(vector)) * 1.01, float(np.abs(vector).max())
-    return Grid(_RING, (_RING.half / n - 1) / peak * 0.999, clip, vector.size)
+    return Grid(ring, (ring.half / n - 1) / peak * 0.999, clip, vector.size)
 
 
 def verify(n: int) -> None:
@@ -102,7 +105,7 @@ def client_mask(n: int, vector: npt.NDArray[np.float32], rounds: int) -> Iterato
 
         def job(watch: Watch, number: int = number) -> None:
             with watch:
-                data, header = silo.mask(number, Fixed(vector, grid), _RING, task=TASK)
+                data, header = silo.mask(number, Fixed(vector, grid), grid.ring, task=TASK)
             watch.size = len(data) + len(header.dumps())
 
         yield job
@@ -118,17 +121,18 @@ def server_sum(n: int, vector: npt.NDArray[np.float32], dropped: int, rounds: in
     cast = Cast(n, rounds)
     cast.set_up()
     grid, staying, server = _grid(vector, n), cast.names[dropped:], cast.server
+    bound = grid.ring.half // n
     for number in range(1, rounds + 1):
 
         def job(watch: Watch, number: int = number) -> None:
             integers = {name: _rounded(vector, grid) for name in staying}
             uploads = {
-                name: cast.silos[name].mask(number, Whole(integers[name], _RING.half // n), _RING, task=TASK)
+                name: cast.silos[name].mask(number, Whole(integers[name], bound), grid.ring, task=TASK)
                 for name in staying
             }
             answers = {name: cast.silos[name].answer(number, staying, answering=staying) for name in staying}
             with watch:
-                server.open_round(number, vector.size, TASK, _RING)
+                server.open_round(number, vector.size, TASK, grid.ring)
                 for name, (data, header) in uploads.items():
                     server.add_vector(number, name, data, header)
                 server.survivors(number)
@@ -160,14 +164,15 @@ def set_up(n: int) -> Iterator[Job]:
         yield job
 
 
-def keystream(d: int, times: int) -> Iterator[Job]:
-    """Masks alone: `times` masks put on d elements."""
-    words = _RING.zeros(d)
+def keystream(d: int, times: int, width: int) -> Iterator[Job]:
+    """Masks alone: `times` masks put on d elements of `width` bits, 16 or 32."""
+    ring = Ring(width)
+    words = ring.zeros(d)
     while True:
 
         def job(watch: Watch) -> None:
             with watch:
-                on = masks.Masks([(bytes([i]) * 32, False) for i in range(times)], _RING)
+                on = masks.Masks([(bytes([i]) * 32, False) for i in range(times)], ring)
                 for start, stop in masks.chunks(d):
                     on.put_on(words[start:stop])
             watch.size = times * words.nbytes
@@ -182,9 +187,7 @@ def extra_noise(n: int, d: int) -> float:
     """
     rng = np.random.default_rng(3)
     vectors = [(v / np.linalg.norm(v)).astype(np.float32) for v in rng.normal(size=(n, d))]
-    grid = Grid.choose(silos=n, clip=1.0, sigma=1.0, dimension=d, extra_noise=0.01)
-    if grid.ring.bits != BITS:
-        return math.inf  # this width will not do
+    grid = Grid.choose(silos=n, clip=1.0, sigma=1.0, dimension=d)
     error = np.sum([_rounded(v, grid) for v in vectors], axis=0) / grid.scale
     rounding = float(np.var(error - np.sum(vectors, axis=0, dtype=np.float64)))
     sensitivity = grid.norm_bound / (grid.clip * grid.scale)

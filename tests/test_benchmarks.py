@@ -33,8 +33,8 @@ def test_both_sides_set_up() -> None:
 
 def test_masks_and_their_cost() -> None:
     watch = Watch()
-    next(ours_secagg.keystream(D, 3))(watch)
-    assert watch.size == 3 * D * ours_secagg.BITS // 8
+    next(ours_secagg.keystream(D, 3, 16))(watch)
+    assert watch.size == 3 * D * 2
     assert ours_secagg.extra_noise(N, 200) >= 0
 
 
