@@ -294,7 +294,8 @@ def main() -> int:
         if told.only is None or told.only in name:
             began = time.monotonic()
             rows.append(run())
-            sys.stderr.write(f"{name}: {time.monotonic() - began:.0f} s\n")
+            told_row = f"{rows[-1].figure} | {rows[-1].rival} | {rows[-1].ratio}"
+            sys.stderr.write(f"{name}, {time.monotonic() - began:.0f} s: {told_row}\n")
     sys.stdout.write(f"{measure.machine()}, all on core {core}\n{_versions()}\n")
     show(
         rows,
