@@ -133,7 +133,8 @@ class Grid:
 class Fixed:
     """Real numbers, rounded onto a grid as they are read, noise added.
 
-    Rounding is stochastic and unbiased up to 2^-32 of a grid step, its dither from a cipher.
+    Rounding is stochastic, its dither from a cipher, and unbiased: up to 2^-32 of a grid step where the grid
+    has under 2^20 steps, up to 2^-22 at its largest.
 
     Args:
         values: shape (d,), float32 or float64, L2 norm at most the grid's clip.
@@ -155,7 +156,7 @@ class Fixed:
                 else "a number to sum is not finite"
             )
         self._stream = Keystream()
-        self._room = np.empty((3, 0))
+        self._room = np.empty((2, 0))
         self._norm = 0.0
 
     @property
@@ -165,18 +166,16 @@ class Fixed:
     def chunk(self, start: int, stop: int) -> Numbers:
         count = stop - start
         if self._room.shape[1] < count:
-            self._room = np.empty((3, count))
-        real, dither = self._room[0, :count], self._room[1, :count]
-        whole: npt.NDArray[np.float64] = self._room[2, :count]
-        np.copyto(real, self._values[start:stop])
-        np.multiply(real, self._grid.scale, out=real)
+            self._room = np.empty((2, count))
+        whole: npt.NDArray[np.float64] = self._room[0, :count]
+        dither = self._room[1, :count]
+        np.copyto(whole, self._values[start:stop])
+        np.multiply(whole, self._grid.scale, out=whole)
         np.multiply(np.frombuffer(self._stream.take(4 * count), "<u4"), 2.0**-32, out=dither)
-        # Dither is compared with the fraction, which is exact; added to a large number it would be rounded.
-        np.floor(real, out=whole)
-        np.subtract(real, whole, out=real)
-        np.add(whole, dither < real, out=whole)
+        np.add(whole, dither, out=whole)
+        np.floor(whole, out=whole)
         self._norm += float(whole @ whole)
-        if self._norm > self._grid.norm_bound**2:
+        if not self._norm <= self._grid.norm_bound**2:
             # Probability below 2^-40; the upload has not left, so nothing is lost but the round.
             raise InputError("a rounded vector passes its bound; the round is not entered")
         if self._noise is not None:

@@ -83,17 +83,15 @@ class Ring:
         out = np.frombuffer(room, np.uint8)
         if self.bits in (16, 32):
             out.view(self.word)[:] = words
-        elif self.bits == 24:
-            out.reshape(-1, 3)[:] = words.view(np.uint8).reshape(-1, 4)[:, :3]
-        else:
-            masked = words & np.uint32(0xFFFFF)
-            if masked.size % 2:
-                masked = np.append(masked, np.uint32(0))
-            pairs = masked[0::2].astype("<u8") | masked[1::2].astype("<u8") << np.uint64(20)
-            fives = pairs.view(np.uint8).reshape(-1, 8)[:, :5]
-            whole = out.size // 5
-            out[: 5 * whole].reshape(-1, 5)[:] = fives[:whole]
-            out[5 * whole :] = fives[whole:].reshape(-1)[: out.size - 5 * whole]
+            return
+        group = _GROUP[self.bits]
+        whole = words.size // group * group
+        bits = _squeeze(words[:whole], self.bits)
+        out[: bits.size] = bits
+        if whole < words.size:
+            rest = np.zeros(group, self.word)
+            rest[: words.size - whole] = words[whole:]
+            out[bits.size :] = _squeeze(rest, self.bits)[: out.size - bits.size]
 
     def unpack(self, data: bytes | bytearray, dimension: int) -> Words:
         """The elements of `pack`.
@@ -107,24 +105,55 @@ class Ring:
             )
         if self.bits in (16, 32):
             return np.frombuffer(data, self.word).copy()
-        if self.bits == 24:
-            words = np.zeros((dimension, 4), np.uint8)
-            words[:, :3] = np.frombuffer(data, np.uint8).reshape(-1, 3)
-            return words.reshape(-1).view(self.word)
-        return self._unpack20(data, dimension)
-
-    def _unpack20(self, data: bytes | bytearray, dimension: int) -> Words:
-        raw = np.zeros(-(-dimension // 2) * 5, np.uint8)
-        raw[: len(data)] = np.frombuffer(data, np.uint8)
-        pairs = np.zeros((raw.size // 5, 8), np.uint8)
-        pairs[:, :5] = raw.reshape(-1, 5)
-        whole = pairs.reshape(-1).view("<u8")
-        words = np.empty(2 * whole.size, self.word)
-        words[0::2] = whole & np.uint64(0xFFFFF)
-        words[1::2] = whole >> np.uint64(20)
-        if dimension % 2 and words[-1] != 0:
+        block = _GROUP[self.bits] * self.bits // 8
+        raw = np.frombuffer(data, np.uint8)
+        if raw.size % block:
+            raw = np.concatenate([raw, np.zeros(-raw.size % block, np.uint8)])
+        words = _spread(raw, self.bits)
+        if words[dimension:].any():
             raise ProtocolError("the padding behind a packed vector is not zero")
         return words[:dimension]
+
+
+# Elements of 20 and 24 bits: two words hold a pair (40 or 48 bits), and 8 or 4 pairs fill 5 or 3 words of
+# 64 bits. Whole arrays at a time, as byte by byte it would cost as much as the masks.
+_GROUP = {20: 16, 24: 8}  # elements that fill whole words of 64 bits
+
+
+def _shifted(x: npt.NDArray[np.uint64], places: int) -> npt.NDArray[np.uint64]:
+    """x · 2^places, whole."""
+    return x << np.uint64(places) if places >= 0 else x >> np.uint64(-places)
+
+
+def _squeeze(words: Words, bits: int) -> npt.NDArray[np.uint8]:
+    """Whole groups of elements as bytes."""
+    mask = np.uint64((1 << bits) - 1)
+    both = words.view("<u8")
+    pairs = (both & mask) | ((both >> np.uint64(32 - bits)) & (mask << np.uint64(bits)))
+    count = _GROUP[bits] // 2
+    pairs = pairs.reshape(-1, count)
+    out = np.zeros((len(pairs), count * bits // 32), "<u8")
+    for place in range(count):
+        first, offset = divmod(place * 2 * bits, 64)
+        out[:, first] |= _shifted(pairs[:, place], offset)
+        if offset + 2 * bits > 64:
+            out[:, first + 1] |= _shifted(pairs[:, place], offset - 64)
+    return out.reshape(-1).view(np.uint8)
+
+
+def _spread(raw: npt.NDArray[np.uint8], bits: int) -> Words:
+    """The elements of whole groups."""
+    count = _GROUP[bits] // 2
+    packed = raw.view("<u8").reshape(-1, count * bits // 32)
+    mask = np.uint64((1 << bits) - 1)
+    both = np.empty((len(packed), count), "<u8")
+    for place in range(count):
+        first, offset = divmod(place * 2 * bits, 64)
+        pair = _shifted(packed[:, first], -offset)
+        if offset + 2 * bits > 64:
+            pair = pair | _shifted(packed[:, first + 1], 64 - offset)
+        both[:, place] = (pair & mask) | ((pair & (mask << np.uint64(bits))) << np.uint64(32 - bits))
+    return both.reshape(-1).view("<u4")
 
 
 def noise_tail(dimension: int) -> float:
