@@ -62,8 +62,7 @@ class Deployment:
         Raises:
             Unreachable: one of them does not come up; the message ends with its log.
         """
-        for party in world.treaty.parties:
-            self.superlink.register_node(party.node_key.encode())
+        self.superlink.admit(party.node_key.encode() for party in world.treaty.parties)
         certs = str(self.root / "server" / "certs")
         link = self.superlink.address
         self._spawn(
@@ -75,6 +74,8 @@ class Deployment:
             link,
             "--certificates",
             certs,
+            "--secret",
+            str(self.superlink.secret_file),
         )
         port = self.api.rpartition(":")[2]
         self._spawn(
@@ -89,6 +90,8 @@ class Deployment:
             certs,
             "--superlink",
             link,
+            "--secret",
+            str(self.superlink.secret_file),
         )
 
     def start_node(self, world: World, name: str) -> None:

@@ -108,6 +108,10 @@ def run(
     superlink: Annotated[
         str, typer.Option(help="host:port of Flower's SuperLink, on loopback.")
     ] = "127.0.0.1:9092",
+    secret: Annotated[
+        Path | None,
+        typer.Option(help="The SuperLink's secret.", show_default="HOME/flower/superlink.secret"),
+    ] = None,
     docs: Annotated[bool, typer.Option(help="Serve /docs and /openapi.json.")] = False,
 ) -> None:
     """Serve the control plane over TLS until interrupted.
@@ -126,11 +130,11 @@ def run(
         )
     if superlink.rpartition(":")[0].strip("[]") not in _LOOPBACK:
         raise InputError(
-            f"{superlink}: the SuperLink's Control API has no authentication; it is reached on loopback only",
+            f"{superlink}: the SuperLink listens on loopback, and its secret goes nowhere else",
             remedy="run the SuperLink beside the server, as 127.0.0.1:PORT",
         )
     files = load(certificates)
-    link = ControlLink(superlink, files.ca_cert)
+    link = ControlLink(superlink, files.ca_cert, secret or home / "flower" / "superlink.secret")
     os.umask(0o077)  # what the server writes is its own
     app = create_app(Settings(home=home, superlink=link, docs=docs))
     try:

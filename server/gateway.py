@@ -9,9 +9,11 @@ Flower's nodes ask for messages over and over, which is what a trip spends most 
 that sends the header ``foedus-wait: SECONDS`` with ``pull-messages`` is answered when there is a
 message, or when its seconds are over. That there is one the gateway hears from the ServerApp, which
 *rings* (`server.superlink.quicken`): one UDP datagram to 127.0.0.1, at the port number the gateway
-listens on. It rings back when a node has answered. A ring carries nothing; a lost one costs seconds.
+listens on. It rings back when a node has answered. A ring carries a key of `server.secret` and nothing
+else; a lost one costs seconds.
 
-    python -m foedus.server.gateway --listen 127.0.0.1:8443 --upstream 127.0.0.1:8000 --certificates DIR
+    python -m foedus.server.gateway --listen 127.0.0.1:8443 --upstream 127.0.0.1:8000 --certificates DIR \\
+        --secret FILE
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import hmac
 import ssl
 import time
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
@@ -28,6 +31,7 @@ from typing import Any, NamedTuple, Protocol
 import uvicorn
 
 from ..errors import InputError
+from . import secret, tls
 from .certificates import Certificates, load
 
 Scope = MutableMapping[str, Any]
@@ -67,7 +71,8 @@ _RINGERS = 64  # ServerApps rung back at most, the latest
 _HOP_BY_HOP = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade")
 )
-_NOT_FORWARDED = _HOP_BY_HOP | {b"host", b"content-length", b"expect", WAIT_HEADER}
+KEY_HEADER = b"foedus-key"  # by which the SuperLink's gate knows us
+_NOT_FORWARDED = _HOP_BY_HOP | {b"host", b"content-length", b"expect", WAIT_HEADER, KEY_HEADER}
 _NOT_RETURNED = _HOP_BY_HOP | {b"content-length", b"date", b"server"}
 
 
@@ -107,16 +112,19 @@ class SuperLinkUpstream:
     Args:
         address: ``host:port``.
         tls: verifies the SuperLink's certificate.
+        key: shown to the SuperLink with every request.
     """
 
-    def __init__(self, address: str, tls: ssl.SSLContext) -> None:
+    def __init__(self, address: str, tls: ssl.SSLContext, key: bytes) -> None:
         self._host, _, port = address.rpartition(":")
         self._port = int(port)
         self._tls = tls
+        self._key = key
         self._idle: list[tuple[float, _Connection]] = []
 
     async def request(self, method: str, path: str, headers: Headers, body: bytes) -> Answer:
         head = [f"{method} {path} HTTP/1.1\r\nhost: {self._host}:{self._port}\r\n".encode("ascii")]
+        head.append(b"%b: %b\r\n" % (KEY_HEADER, self._key))
         head += [b"%b: %b\r\n" % header for header in headers]
         head.append(b"content-length: %d\r\n\r\n" % len(body))
         async with asyncio.timeout(_TIMEOUT):
@@ -184,10 +192,15 @@ async def _chunks(reader: asyncio.StreamReader) -> bytes:
 
 
 class Bell(asyncio.DatagramProtocol):
-    """Rung by ServerApps when they have pushed messages; rings them when nodes have answered."""
+    """Rung by ServerApps when they have pushed messages; rings them when nodes have answered.
 
-    def __init__(self) -> None:
+    Args:
+        key: what a ring must carry; another process of this machine hasn't got it.
+    """
+
+    def __init__(self, key: bytes = b"\0") -> None:
         self.rings = 0
+        self._key = key
         self._last = float("-inf")
         self._transport: asyncio.DatagramTransport | None = None
         self._waiting: set[asyncio.Future[None]] = set()
@@ -214,6 +227,8 @@ class Bell(asyncio.DatagramProtocol):
         self._transport = transport
 
     def datagram_received(self, data: bytes, addr: Any) -> None:
+        if not hmac.compare_digest(data, self._key):
+            return
         self._ringers.pop(addr, None)
         self._ringers[addr] = None
         if len(self._ringers) > _RINGERS:
@@ -252,10 +267,11 @@ class Gateway:
     Args:
         upstream: the SuperLink.
         bell_port: where ServerApps ring; None: nowhere, and no pull is held.
+        bell_key: what a ring must carry.
     """
 
-    def __init__(self, upstream: Upstream, bell_port: int | None = None) -> None:
-        self.bell = Bell()
+    def __init__(self, upstream: Upstream, bell_port: int | None = None, bell_key: bytes = b"\0") -> None:
+        self.bell = Bell(bell_key)
         self._upstream = upstream
         self._bell_port = bell_port
         self._held = 0
@@ -368,47 +384,39 @@ async def _answer(
     await send({"type": "http.response.body", "body": body})
 
 
-def create_app(upstream: str, ca: Path, *, bell_port: int | None = None) -> Gateway:
-    """The gateway before the SuperLink at `upstream` (``host:port``), whose certificate is `ca`'s.
+def create_app(
+    upstream: str, files: Certificates, secret_file: Path, *, bell_port: int | None = None
+) -> Gateway:
+    """The gateway before the SuperLink at `upstream` (``host:port``), which was started with `secret_file`.
 
     Raises:
-        InputError: `upstream` is not ``host:port``, or `ca` not a PEM certificate.
+        InputError: `upstream` is not ``host:port``, the CA's file no certificate, or the secret no secret.
     """
     _split(upstream)
-    try:
-        tls = ssl.create_default_context(cafile=str(ca))
-    except (OSError, ssl.SSLError) as error:
-        raise InputError(f"{ca}: not a readable PEM certificate") from error
-    return Gateway(SuperLinkUpstream(upstream, tls), bell_port)
+    link = SuperLinkUpstream(upstream, tls.trusting(files), secret.key(secret_file, "fleet"))
+    return Gateway(link, bell_port, secret.key(secret_file, "bell"))
 
 
-def server(listen: str, upstream: str, certificates: Certificates) -> uvicorn.Server:
+def server(listen: str, upstream: str, files: Certificates, secret_file: Path) -> uvicorn.Server:
     """The gateway as a server with TLS 1.3, not running yet: ``serve()`` it, set ``should_exit`` to stop.
 
     Raises:
-        InputError: `listen` or `upstream` is not ``host:port``.
+        InputError: `listen` or `upstream` is not ``host:port``; or see `create_app`.
     """
     host, port = _split(listen)
-    config = uvicorn.Config(
-        create_app(upstream, certificates.ca_cert, bell_port=port),
-        host=host,
-        port=port,
-        ssl_certfile=certificates.server_cert,
-        ssl_keyfile=certificates.server_key,
+    return tls.server(
+        create_app(upstream, files, secret_file, bell_port=port),
+        files,
+        host,
+        port,
         log_level="warning",
         access_log=False,
-        server_header=False,
-        date_header=False,
+        date_header=True,  # by which a node sees that its clock is wrong
         proxy_headers=False,
-        ws="none",
         timeout_keep_alive=30,
         timeout_graceful_shutdown=2,
         limit_concurrency=1024,
     )
-    config.load()
-    if config.ssl is not None:
-        config.ssl.minimum_version = ssl.TLSVersion.TLSv1_3
-    return uvicorn.Server(config)
 
 
 def _split(address: str) -> tuple[str, int]:
@@ -418,9 +426,9 @@ def _split(address: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def serve(listen: str, upstream: str, certificates: Certificates) -> None:
+def serve(listen: str, upstream: str, files: Certificates, secret_file: Path) -> None:
     """Run the gateway until SIGINT or SIGTERM."""
-    server(listen, upstream, certificates).run()
+    server(listen, upstream, files, secret_file).run()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -431,9 +439,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--certificates", required=True, type=Path, metavar="DIR", help="of server.certificates"
     )
+    parser.add_argument("--secret", required=True, type=Path, metavar="FILE", help="of server.secret")
     options = parser.parse_args(arguments)
     try:
-        serve(options.listen, options.upstream, load(options.certificates))
+        serve(options.listen, options.upstream, load(options.certificates), options.secret)
     except InputError as error:
         parser.exit(error.exit_code, error.diagnostics() + "\n")
 

@@ -18,7 +18,6 @@ import ipaddress
 import os
 import signal
 import socket
-import ssl
 import subprocess
 import sys
 import threading
@@ -38,7 +37,7 @@ from ..compliance import treaty as treaties
 from ..compliance.treaty import Treaty
 from ..documents import SigningKey
 from ..errors import FoedusError, InputError, Unreachable
-from . import certificates
+from . import certificates, tls
 from .certificates import Certificates
 from .desk import Settings, check_key
 from .superlink import BELL, SuperLink
@@ -101,12 +100,11 @@ def start(
         gateway_address = f"{_bracketed(host)}:{gateway_port}"
         bell = {BELL: f"{_LOOPBACK}:{gateway_port}"}
         superlink = stack.enter_context(SuperLink(home / "flower", files, environment=bell))
-        for party in treaty.parties:
-            superlink.register_node(party.node_key.encode())
+        superlink.admit(party.node_key.encode() for party in treaty.parties)
         if stop.is_set():
             return
         directory = files.server_cert.parent
-        gateway = stack.enter_context(_Gateway(home, gateway_address, superlink.address, directory))
+        gateway = stack.enter_context(_Gateway(home, gateway_address, superlink, directory))
         gateway.await_ready(files, stop)
         name = _names(files)[0] if host in _ANY else host
         addresses = Addresses(
@@ -118,21 +116,16 @@ def start(
 
 
 def api_server(app: ASGIApp, files: Certificates, host: str, port: int) -> uvicorn.Server:
-    """The API with TLS, not running yet."""
-    return uvicorn.Server(
-        uvicorn.Config(
-            app,
-            host=host,
-            port=port,
-            ssl_certfile=str(files.server_cert),
-            ssl_keyfile=str(files.server_key),
-            server_header=False,
-            ws="none",
-            log_level="warning",
-            # Followers hold their connections open; they come back with Last-Event-ID.
-            timeout_graceful_shutdown=5,
-            limit_concurrency=512,
-        )
+    """The API with TLS 1.3, not running yet."""
+    return tls.server(
+        app,
+        files,
+        host,
+        port,
+        log_level="warning",
+        # Followers hold their connections open; they come back with Last-Event-ID.
+        timeout_graceful_shutdown=5,
+        limit_concurrency=512,
     )
 
 
@@ -239,10 +232,11 @@ def _bracketed(host: str) -> str:
 class _Gateway:
     """The gateway's process."""
 
-    def __init__(self, home: Path, listen: str, upstream: str, directory: Path) -> None:
+    def __init__(self, home: Path, listen: str, upstream: SuperLink, directory: Path) -> None:
         self._log, self._listen = home / "gateway.log", listen
         command = [sys.executable, "-m", "foedus.server.gateway"]
-        command += ["--listen", listen, "--upstream", upstream, "--certificates", str(directory.absolute())]
+        command += ["--listen", listen, "--upstream", upstream.address]
+        command += ["--certificates", str(directory.absolute()), "--secret", str(upstream.secret_file)]
         with self._log.open("ab") as output:
             self._before = output.tell()
             self._process = subprocess.Popen(
@@ -269,12 +263,12 @@ class _Gateway:
 
     def await_ready(self, files: Certificates, stop: threading.Event) -> None:
         """Wait until it answers, ends, or `stop` is set; raises `Unreachable` if it does not come up."""
-        tls = ssl.create_default_context(cafile=str(files.ca_cert))
-        tls.check_hostname = False  # asked by address, whatever its certificate is for
+        context = tls.trusting(files)
+        context.check_hostname = False  # asked by address, whatever its certificate is for
         host, _, port = self._listen.rpartition(":")
         asked = {"0.0.0.0": _LOOPBACK, "[::]": "[::1]"}.get(host, host)  # noqa: S104
         end = time.monotonic() + _READY
-        with httpx.Client(verify=tls, trust_env=False, timeout=2.0) as client:
+        with httpx.Client(verify=context, trust_env=False, timeout=2.0) as client:
             while not stop.is_set():
                 if not self.alive():
                     raise self.ended()

@@ -1,7 +1,7 @@
 """Flower's SuperLink: started, asked and stopped; the one server-side file that knows Flower's internals.
 
-`SuperLink` runs Flower's process on loopback; `ControlLink` speaks its Control API, also to one that
-somebody else started; `quicken` shortens trips, inside the ServerApp's process.
+`SuperLink` runs `server.superlink_process` on loopback; `ControlLink` speaks its Control API, also to one
+that somebody else started; `quicken` shortens trips, inside the ServerApp's process.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import os
 import select
 import signal
 import socket
-import ssl
 import subprocess
 import sys
 import time
@@ -33,6 +32,7 @@ from flwr.proto.control_pb2 import (
     RegisterNodeRequest,
     StartRunRequest,
     StopRunRequest,
+    UnregisterNodeRequest,
 )
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree
 from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PushAppMessagesRequest
@@ -45,11 +45,14 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 from flwr.superlink.grid import HttpGrid
 
 from ..errors import FoedusError, InputError, Unreachable
+from . import secret, tls
 from .certificates import Certificates
+from .gateway import KEY_HEADER
 
 BUNDLE = Path(__file__).parent.parent / "federation" / "bundle"  # the fixed stub that starts our coordinator
 
 BELL = "FOEDUS_BELL"  # environment variable: host:port where the gateway hears rings
+BELL_SECRET = "FOEDUS_BELL_SECRET"  # environment variable: the file of the secret that a ring proves
 
 INLINE_INSTRUCTION = (
     2**20
@@ -86,16 +89,18 @@ class RunStatus:
 
 
 class ControlLink:
-    """The Control API of a running SuperLink. It has no authentication: reach it on loopback only.
+    """The Control API of a running SuperLink.
 
     Args:
         address: ``host:port`` of the SuperLink itself, not of the gateway.
         root_certificates: PEM file of the CA that signed its certificate.
+        secret_file: the secret it was started with; see `server.secret`.
     """
 
-    def __init__(self, address: str, root_certificates: Path) -> None:
+    def __init__(self, address: str, root_certificates: Path, secret_file: Path) -> None:
         self._address = address
         self._root_certificates = root_certificates
+        self._secret_file = secret_file
         self._client: Any = None
 
     @property
@@ -127,16 +132,34 @@ class ControlLink:
             for node in self.nodes():
                 if node.public_key_pem == public_key_pem:
                     return node.node_id
-            raise InputError(f"the node's public key is not usable: {error.message}") from error
+            raise InputError(
+                f"the node's public key is not usable: {error.message}",
+                remedy="one that was unregistered before is gone for good: the party makes a new node key",
+            ) from error
 
     def nodes(self) -> list[NodeStatus]:
-        """All registered nodes.
+        """All registered nodes; those that were unregistered are none.
 
         Raises:
             Unreachable: the SuperLink does not answer.
         """
         found = self._call("ListNodes", ListNodesRequest()).nodes_info
-        return [NodeStatus(node.node_id, bytes(node.public_key), node.status) for node in found]
+        nodes = [NodeStatus(node.node_id, bytes(node.public_key), node.status) for node in found]
+        return [node for node in nodes if node.status != "unregistered"]
+
+    def admit(self, public_keys_pem: Iterable[bytes]) -> None:
+        """Let exactly these nodes in: register those that are missing, unregister every other.
+
+        Raises:
+            InputError: not a key that Flower takes, or one that was unregistered before.
+            Unreachable: the SuperLink does not answer.
+        """
+        wanted = {key.strip() for key in public_keys_pem}
+        for node in self.nodes():
+            if node.public_key_pem.strip() not in wanted:
+                self._call("UnregisterNode", UnregisterNodeRequest(node_id=node.node_id))
+        for key in sorted(wanted):
+            self.register_node(key + b"\n")  # as a node sends it: Flower compares the bytes
 
     def start_run(self, config: Mapping[str, str | int | float | bool], bundle: Path | None = None) -> int:
         """Submit the stub, its configuration overridden by `config`; returns the run's id.
@@ -190,7 +213,7 @@ class ControlLink:
                     server_address=self._address,
                     insecure=False,
                     root_certificates=self._root_certificates.read_bytes(),
-                    interceptors=[],
+                    interceptors=[_Keyed(secret.key(self._secret_file, "control"))],
                 )
             return getattr(self._client, name)(request)
         except httpx.HTTPStatusError as error:
@@ -212,12 +235,23 @@ class _ApiRefusal(FoedusError):
     """The Control API answered with an error of its own."""
 
 
+class _Keyed:
+    """Brings the key with every request."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    def intercept(self, context: Any, call_next: Callable[[Any], httpx.Response]) -> httpx.Response:
+        context.request.headers[KEY_HEADER.decode()] = self._key.decode()
+        return call_next(context)
+
+
 class SuperLink(ControlLink):
     """Flower's SuperLink as a process of ours: TLS, node keys, a database on disk, loopback only.
 
     Args:
-        root: its directory: ``superlink.db``, ``superlink.log`` and Flower's home. The same `root` and
-            `port` after a crash take up the registered nodes again.
+        root: its directory: ``superlink.db``, ``superlink.log``, ``superlink.secret`` and Flower's home. The
+            same `root` and `port` after a crash take up the registered nodes again.
         certificates: of this server.
         port: 0 takes a free one, and keeps it.
         environment: set for the SuperLink and with it for every ServerApp; name the gateway's address as
@@ -233,8 +267,9 @@ class SuperLink(ControlLink):
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.port = port or _free_port()
-        super().__init__(f"{_LOOPBACK}:{self.port}", certificates.ca_cert)
         self._root = root.absolute()
+        self.secret_file = self._root / "superlink.secret"
+        super().__init__(f"{_LOOPBACK}:{self.port}", certificates.ca_cert, self.secret_file)
         self._certificates = certificates
         self._environment = dict(environment or {})
         self._process: subprocess.Popen[bytes] | None = None
@@ -251,38 +286,27 @@ class SuperLink(ControlLink):
         """Start it and wait until it answers.
 
         Raises:
-            InputError: the port is in use, or Flower is not installed beside this Python.
+            InputError: the port is in use.
             Unreachable: it ended, or did not answer within `timeout` seconds; the message ends with its log.
         """
         if self.alive():
             return
-        folder = Path(sys.executable).parent
-        binary = folder / "flower-superlink"
-        if not binary.exists():
-            raise InputError(f"{binary}: missing", remedy="install flwr==1.41.* in this Python's environment")
         _check_free(self.port)
         self._root.mkdir(parents=True, exist_ok=True)
-        files = self._certificates
-        command = [
-            str(binary),
-            *("--host", _LOOPBACK, "--port", str(self.port)),
-            *("--ssl-certfile", str(files.server_cert.absolute())),
-            *("--ssl-keyfile", str(files.server_key.absolute())),
-            *("--ssl-ca-certfile", str(files.ca_cert.absolute())),
-            *("--database", str(self._root / "superlink.db")),
-            "--enable-supernode-auth",
-            "--disable-runtime-dependency-installation",
-        ]
+        secret.ensure(self.secret_file)
+        command = [sys.executable, "-m", "foedus.server.superlink_process", "--port", str(self.port)]
+        command += ["--certificates", str(self._certificates.server_cert.absolute().parent)]
+        command += ["--database", str(self._root / "superlink.db"), "--secret", str(self.secret_file)]
         environment = {
             **os.environ,
-            # it starts flower-superexec, and that flwr-serverapp, by name
-            "PATH": f"{folder}{os.pathsep}{os.environ.get('PATH', '')}",
             "FLWR_HOME": str(self._root / "flwr"),
             "FLWR_TELEMETRY_ENABLED": "0",
             "FLWR_DISABLE_UPDATE_CHECK": "1",
             "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-            "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5",
+            "FLWR_INTERNAL_GRPC_CONTROL_API": "0",  # these would listen on ports without a gate
+            "FLWR_INTERNAL_GRPC_FLEET_API": "0",
             "PYTHONUNBUFFERED": "1",
+            BELL_SECRET: str(self.secret_file),
             **self._environment,
         }
         log = self._root / "superlink.log"
@@ -306,9 +330,9 @@ class SuperLink(ControlLink):
             raise Unreachable(f"the SuperLink {problem}\n{tail}", remedy=f"see {log}")
 
     def _await_health(self, process: subprocess.Popen[bytes], timeout: float) -> str:
-        tls = ssl.create_default_context(cafile=str(self._certificates.ca_cert))
         end = time.monotonic() + timeout
-        with httpx.Client(verify=tls, trust_env=False, timeout=2.0) as client:
+        context = tls.trusting(self._certificates)
+        with httpx.Client(verify=context, trust_env=False, timeout=2.0) as client:
             while time.monotonic() < end:
                 if process.poll() is not None:
                     return f"ended at once with exit status {process.returncode}"
@@ -324,7 +348,7 @@ class SuperLink(ControlLink):
         self.close()
         if process is None:
             return
-        # Flower starts its SuperExec, and that the ServerApps, each in a session of its own
+        # it has started ServerApps
         started = list(_descendants(process.pid))
         if process.poll() is None:
             process.terminate()
@@ -397,6 +421,7 @@ def _descendants(pid: int) -> Iterator[tuple[int, str]]:
 
 _POLL = 0.05  # seconds between pulls where there is no bell
 _bell: socket.socket | None = None
+_ring_key = b""
 _owed = 0  # replies not pulled yet
 _NO_CONTENT = Error(code=ErrorCode.UNKNOWN)
 _push_as_objects = HttpGrid.push_messages
@@ -414,11 +439,12 @@ def quicken() -> Callable[[float], None]:
     Where the environment names the gateway (`BELL`), it is rung after
     each push, and ``pause(seconds)`` returns as soon as a node has answered; else it sleeps `_POLL`.
     """
-    global _bell
+    global _bell, _ring_key
     HttpGrid.push_messages = _push_messages
     HttpGrid.pull_messages = _pull_messages
     host, _, port = os.environ.get(BELL, "").rpartition(":")
     if _bell is None and host and port.isdecimal():
+        _ring_key = secret.key(Path(os.environ[BELL_SECRET]), "bell")
         _bell = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         _bell.connect((host, int(port)))
     return _pause
@@ -427,7 +453,7 @@ def quicken() -> Callable[[float], None]:
 def _ring() -> None:
     if _bell is not None:
         with contextlib.suppress(OSError):  # no gateway yet, or no longer: nodes ask by themselves
-            _bell.send(b"\0")
+            _bell.send(_ring_key)
 
 
 def _pause(seconds: float) -> None:

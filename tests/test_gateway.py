@@ -9,7 +9,7 @@ import pytest
 from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
 
 from foedus.errors import InputError
-from foedus.server import certificates, gateway
+from foedus.server import certificates, gateway, secret
 from foedus.server.gateway import FLEET, Answer, Gateway, Headers
 
 PULL = "/v1/fleet/pull-messages"
@@ -156,13 +156,28 @@ def test_a_pull_is_held_until_somebody_rings() -> None:
     asyncio.run(scenario())
 
 
+def test_only_who_has_the_key_rings() -> None:
+    bell = gateway.Bell(b"the key")
+    for stranger in (b"", b"\0", b"the kez", b"the key and more"):
+        bell.datagram_received(stranger, ("127.0.0.1", 1))
+    assert bell.rings == 0
+    bell.datagram_received(b"the key", ("127.0.0.1", 2))
+    assert bell.rings == 1
+
+
 def test_bad_addresses_and_files(tmp_path: Path) -> None:
     files = certificates.create(tmp_path / "tls")
+    known = secret.ensure(tmp_path / "secret")
     for listen, upstream in (("nowhere", "127.0.0.1:1"), ("127.0.0.1:0", ":x")):
         with pytest.raises(InputError):
-            gateway.server(listen, upstream, files)
-    with pytest.raises(InputError):
-        gateway.create_app("127.0.0.1:1", tmp_path / "none")
+            gateway.server(listen, upstream, files, known)
+    with pytest.raises(InputError, match="No such file"):
+        gateway.create_app("127.0.0.1:1", files, tmp_path / "none")
+    files.ca_cert.write_text("nothing")
+    with pytest.raises(InputError, match="not a readable PEM certificate"):
+        gateway.create_app("127.0.0.1:1", files, known)
     with pytest.raises(SystemExit) as ended:
-        gateway.main(["--listen", "x", "--upstream", "y", "--certificates", str(tmp_path / "tls")])
+        gateway.main(
+            ["--listen", "x", "--upstream", "y", "--certificates", str(tmp_path), "--secret", str(known)]
+        )
     assert ended.value.code == 2
