@@ -24,11 +24,13 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Self
 
 import httpx
+from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -83,14 +85,17 @@ MAX_MESSAGE = 256 * 2**20  # bytes of one message, either way
 INLINE_REPLY = 8 * 2**20  # bytes; a larger reply goes as objects
 FAILED = "the node failed; see its own log"
 
-_HOLD = 2.0  # seconds the gateway may hold a question for messages; also how late `stop` may be noticed
+_HOLD = 10.0  # seconds the server may hold a question for messages
 _HEARTBEAT = 10.0  # seconds, Flower's minimum; a dead node is noticed after two of them
 _SIGNATURE_AGE = 2.0  # seconds for which one signed timestamp is used (Flower accepts it for 300)
 _BACKOFF = (0.25, 10.0)  # seconds: first and longest wait between attempts to reach a lost server
 _OBJECT_WAIT = 60.0  # seconds to wait for an object that is announced but not uploaded yet
 _MAX_OBJECTS = 10_000
 _CONTEXTS = 32  # runs whose state is kept
+_PATIENCE = 25.0  # seconds after which Flower holds a node that crashed for offline, and lets it in again
+_REMIND = 600.0  # seconds until the same trouble is logged again
 _NO_CONTENT = Error(code=ErrorCode.UNKNOWN)
+_OUT_OF_DATE = (9, 10)  # OpenSSL: not yet valid, has expired
 _GONE = (408, 429, 502, 503, 504)  # the gateway or the SuperLink is not there now
 
 _log = logging.getLogger("foedus.node")
@@ -112,7 +117,15 @@ class FleetLink:
 
 
 class _Lost(Exception):
-    """The server can't be reached now, or has forgotten this node: attach again."""
+    """The server can't be reached now, or has forgotten this node: attach again.
+
+    Args:
+        remedy: what somebody should do; nothing where waiting is enough.
+    """
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(message)
+        self.remedy = remedy
 
 
 class _Untrusted(_Lost):
@@ -124,11 +137,13 @@ class _Denied(Exception):
 
     Args:
         status: its HTTP status; 403 where the run is over.
+        skew: seconds by which this machine's clock is ahead of the server's, if the server said its time.
     """
 
-    def __init__(self, status: int) -> None:
+    def __init__(self, status: int, skew: float = 0.0) -> None:
         super().__init__(f"HTTP status {status}")
         self.status = status
+        self.skew = skew
 
 
 class _TooLarge(Exception):
@@ -189,14 +204,16 @@ def serve(
     Args:
         link: the gateway and the keys.
         app: called with one message at a time and the context of its run, whose state lives in memory only.
-        stop: ends the loop; looked at between messages and while waiting, so within some two seconds.
+        stop: ends the loop; looked at between messages and while waiting.
         on_event: told ``attached``, ``lost``, ``answered`` and ``failed``, from this thread.
         poll: seconds between questions right after activity, growing to `idle_poll`. They matter only where
-            the gateway does not hold questions until there is a message.
+            the server does not hold questions until there is a message.
         idle_poll: the longest wait between questions.
 
     Raises:
-        Unreachable: the server refuses this node, or at first contact its certificate is not the CA's.
+        Unreachable: the server does not know this node, or at first contact its certificate is not the CA's.
+            What time or somebody at the server can put right is waited for: a certificate that has expired,
+            a clock that is wrong, a full disk.
         InputError: the key or the CA file is unusable, or another process serves this key.
     """
     key = _load_key(link.node_key)
@@ -247,23 +264,42 @@ class _Connection:
             "accept-encoding": "identity",  # a compressed reply could unpack to any size
         }
         self._base = f"https://{link.address}/v1/fleet/"
-        try:
-            self._tls = ssl.create_default_context(cafile=str(link.root_certificates))
-        except (OSError, ssl.SSLError) as error:
-            raise InputError(f"{link.root_certificates}: not a readable PEM certificate") from error
-        self._tls.minimum_version = ssl.TLSVersion.TLSv1_3
+        self._link = link
+        self._roots = self._read_roots()
         self._client = self._open()
 
+    def _read_roots(self) -> bytes:
+        path = self._link.root_certificates
+        try:
+            roots = path.read_bytes()
+            ssl.create_default_context(cadata=roots.decode())
+        except (OSError, ValueError, ssl.SSLError) as error:
+            raise InputError(f"{path}: not a readable PEM certificate") from error
+        return roots
+
     def _open(self) -> httpx.Client:
+        context = ssl.create_default_context(cadata=self._roots.decode())
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
         # no redirects: a signed request goes where the link says and nowhere else
-        return httpx.Client(
-            verify=self._tls, timeout=httpx.Timeout(60.0, connect=10.0), follow_redirects=False
-        )
+        return httpx.Client(verify=context, timeout=httpx.Timeout(60.0, connect=10.0), follow_redirects=False)
 
     def reopen(self) -> None:
-        """Forget the pooled connections."""
+        """Forget the pooled connections, and look again whom to trust."""
+        try:
+            self._roots = self._read_roots()
+        except InputError as error:
+            _log.error("%s; trusting what it held before", error.message)
         old, self._client = self._client, self._open()
         old.close()
+
+    def trusts_anew(self) -> bool:
+        """Whether another CA file was put into place; then all connections are new ones."""
+        with contextlib.suppress(OSError):
+            if self._link.root_certificates.read_bytes() != self._roots:
+                before = self._roots
+                self.reopen()
+                return self._roots != before
+        return False
 
     def __enter__(self) -> Self:
         return self
@@ -308,7 +344,7 @@ class _Connection:
                 if response.status_code != 200:
                     if response.status_code in _GONE:
                         raise _Lost(f"HTTP status {response.status_code}")
-                    raise _Denied(response.status_code)
+                    raise _Denied(response.status_code, _skew(response.headers.get("date")))
                 body = bytearray()
                 for chunk in response.iter_raw():
                     body += chunk
@@ -319,19 +355,51 @@ class _Connection:
             httpx.StreamError,
             RuntimeError,
         ) as error:  # RuntimeError: closed by reopen()
-            if isinstance(_root(error), ssl.SSLCertVerificationError):
-                raise _Untrusted(str(_root(error))) from error
+            cause = _root(error)
+            if isinstance(cause, ssl.SSLCertVerificationError):
+                if cause.verify_code in _OUT_OF_DATE:
+                    raise self._out_of_date(cause) from error
+                raise _Untrusted(str(cause)) from error
             raise _Lost(str(error) or type(error).__name__) from error
         try:
             return response_type.FromString(bytes(body))
         except Exception as error:  # protobuf's DecodeError, whose package has no types
             raise _Lost("an answer that is not Flower's") from error
 
+    def _out_of_date(self, error: ssl.SSLCertVerificationError) -> _Lost:
+        """What to say of a certificate whose time has passed, or not come."""
+        host, _, port = self._link.address.rpartition(":")
+        said, remedy = f"the server's certificate is out of date ({error.verify_message})", ""
+        with contextlib.suppress(OSError, ValueError):
+            pem = ssl.get_server_certificate((host.strip("[]"), int(port)), timeout=5.0)  # shown, not trusted
+            shown = x509.load_pem_x509_certificate(pem.encode())
+            begin, end = shown.not_valid_before_utc, shown.not_valid_after_utc
+            said = (
+                f"the server's certificate is valid from {begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC"
+            )
+            if begin <= now() <= end:
+                said = (
+                    f"a certificate of {self._link.root_certificates} is out of date ({error.verify_message})"
+                )
+                remedy = "ask the server's operator for its new ca.crt, and put it there; "
+        remedy = remedy or "the server's operator renews it (foedus server certificates DIR --renew); "
+        return _Lost(
+            f"{said}; it is {now():%Y-%m-%d %H:%M} UTC here",
+            f"{remedy}if this machine's clock is wrong, set it. The node goes on by itself",
+        )
+
     def _warn(self, response: httpx.Response) -> None:
         text = response.headers.get(VERSION_INCOMPATIBILITY_MESSAGE_METADATA_KEY)
         if text and not self._warned:
             self._warned = True
             _log.warning("the server's Flower differs from this node's: %s", text)
+
+
+def _skew(date: str | None) -> float:
+    """Seconds by which this machine's clock is ahead of an answer's ``date``; 0 where there is none."""
+    with contextlib.suppress(TypeError, ValueError):
+        return float((now() - parsedate_to_datetime(date or "")).total_seconds())
+    return 0.0
 
 
 def _root(error: BaseException) -> BaseException:
@@ -349,6 +417,7 @@ class _Reply:
     instruction_id: str
     inline: bool
     seconds: float
+    until: float  # by the monotonic clock; nobody waits for it any longer
 
 
 class _Node:
@@ -364,29 +433,38 @@ class _Node:
         self._on_event = on_event
         self._node_id = self._known_id()
         self._attached = False
+        self._asking = threading.Event()  # a question is out that the server may hold
+        self._known = bool(self._node_id)  # the server knew us once
+        self._refused_since = float("-inf")
+        self._told = ("", float("-inf"))
         self._contexts: OrderedDict[int, Context] = OrderedDict()
         self._reply: _Reply | None = None
 
     def run(self, stop: threading.Event, poll: float, idle_poll: float) -> None:
         backoff, ever = _BACKOFF[0], False
         quiet = threading.Event()
-        heartbeat = threading.Thread(target=self._beat, args=(quiet,), name="heartbeat", daemon=True)
-        heartbeat.start()
+        threads = [
+            threading.Thread(target=self._beat, args=(quiet,), name="heartbeat", daemon=True),
+            threading.Thread(target=self._leave, args=(stop, quiet), name="leave", daemon=True),
+        ]
+        for thread in threads:
+            thread.start()
         try:
             while not stop.is_set():
                 try:
                     self._attach()
-                    ever = True
+                    ever, backoff = True, _BACKOFF[0]
                     self._deliver()
                     wait = poll
                     while not stop.is_set():
                         asked = time.monotonic()
-                        if self._answer_next() or time.monotonic() - asked > _HOLD / 4:
-                            wait = poll  # answered, or held by the gateway: ask again at once
+                        if self._answer_next(stop) or time.monotonic() - asked > _HOLD / 4:
+                            wait = poll  # answered, or held by the server: ask again at once
                         else:
                             stop.wait(wait)
                             wait = min(wait * 1.2, idle_poll)
-                        backoff = _BACKOFF[0]
+                        if self._connection.trusts_anew():
+                            _log.info("%s: another CA file, taken up", self._link.root_certificates)
                 except _Untrusted as error:
                     if not ever:
                         raise Unreachable(
@@ -399,14 +477,37 @@ class _Node:
         finally:
             quiet.set()
             if self._attached:
-                with contextlib.suppress(_Lost, _Denied, _TooLarge):
-                    request = DeactivateNodeRequest(node_id=self._node_id)
-                    self._connection.call("deactivate-node", request, DeactivateNodeResponse, timeout=3.0)
-            heartbeat.join(timeout=6.0)
+                self._deactivate()
+            for thread in threads:
+                thread.join(timeout=6.0)
 
-    def _pause(self, stop: threading.Event, backoff: float, error: Exception) -> float:
-        _log.warning("%s: lost (%s); trying again in %.1f s", self._link.address, error, backoff)
-        self._on_event("lost", {"reason": str(error)})
+    def _leave(self, stop: threading.Event, quiet: threading.Event) -> None:
+        # the server answers the question that it holds when it hears that a node goes
+        while not stop.wait(2.0):
+            if quiet.is_set():
+                return
+        while self._asking.is_set():
+            self._attached = False
+            self._deactivate()
+            quiet.wait(0.5)
+
+    def _deactivate(self) -> None:
+        with contextlib.suppress(_Lost, _Denied, _TooLarge):
+            request = DeactivateNodeRequest(node_id=self._node_id)
+            self._connection.call("deactivate-node", request, DeactivateNodeResponse, timeout=3.0)
+
+    def _pause(self, stop: threading.Event, backoff: float, error: _Lost | _Denied) -> float:
+        text = str(error)
+        if stop.is_set():
+            return backoff
+        before, at = self._told
+        if text != before or time.monotonic() - at > _REMIND:
+            self._told = (text, time.monotonic())
+            remedy = error.remedy if isinstance(error, _Lost) else ""
+            _log.warning(
+                "%s: lost (%s); trying again%s", self._link.address, text, remedy and f"\n  {remedy}"
+            )
+        self._on_event("lost", {"reason": text})
         self._attached = False
         stop.wait(backoff * random.uniform(0.8, 1.2))  # noqa: S311 - spreads the nodes, guards nothing
         self._connection.reopen()
@@ -441,43 +542,64 @@ class _Node:
         try:
             self._node_id = self._connection.call("activate-node", request, ActivateNodeResponse).node_id
         except _Denied as error:
-            raise self._refused(error.status) from error
-        self._id_file.write_text(str(self._node_id))
+            raise self._refused(error) from error
+        self._keep_id()
         self._up()
 
+    def _keep_id(self) -> None:
+        # a torn one does no harm: the server refuses it, and says the right one when asked by the key
+        try:
+            with self._id_file.open("r+") as file:  # in place, for this file is locked
+                file.write(str(self._node_id))
+                file.truncate()
+        except OSError as error:
+            # not worth a stop: it only spares a node that crashes the wait for its heartbeats to expire
+            _log.error("%s: not written: %s", self._id_file, error.strerror or error)
+
     def _up(self) -> None:
-        self._attached = True
+        self._attached = self._known = True
+        self._refused_since, self._told = float("-inf"), ("", float("-inf"))
         _log.info("%s: attached as node %d", self._link.address, self._node_id)
         self._on_event("attached", {"node_id": self._node_id})
 
-    def _refused(self, status: int) -> Unreachable:
+    def _refused(self, error: _Denied) -> Exception:
         where, key = self._link.address, self._link.node_key
-        if status == 401:
-            return Unreachable(
-                f"{where}: the server does not accept this node's signature",
-                remedy="set this machine's clock: it may be five minutes off at most",
+        if error.status == 401:
+            off = f"; this machine's clock is {abs(error.skew):.0f} s {'ahead of' if error.skew > 0 else 'behind'} it"
+            return _Lost(
+                f"the server does not accept this node's signature{off if abs(error.skew) > 60 else ''}",
+                "set this machine's clock: it may be five minutes off at most. The node goes on by itself",
             )
-        if status == 412:
+        if error.status == 412:
+            if self._refused_since < 0:
+                self._refused_since = time.monotonic()
+            if self._known and time.monotonic() - self._refused_since < _PATIENCE:
+                return _Lost("the server believes that this node is online elsewhere, or has forgotten it")
             return Unreachable(
                 f"{where}: the server does not know this node's key ({key}), or it is in use elsewhere",
                 remedy="have the server's operator register this key's public half; "
                 "if it is registered, stop the other node that uses it",
             )
         return Unreachable(
-            f"{where}: no foedus gateway answers there (HTTP status {status})",
+            f"{where}: no foedus gateway answers there (HTTP status {error.status})",
             remedy="check the address in the node's configuration",
         )
 
     # --- messages
 
-    def _answer_next(self) -> bool:
+    def _answer_next(self, stop: threading.Event) -> bool:
         """Take one message if there is one, and answer it."""
         request = PullMessagesRequest(node=Node(node_id=self._node_id))
+        self._asking.set()
         try:
+            if stop.is_set():
+                return True
             taken = self._connection.call("pull-messages", request, PullMessagesResponse, wait=_HOLD)
         except _TooLarge:
             _log.error("a message beyond %d bytes was refused", MAX_MESSAGE)
             return True
+        finally:
+            self._asking.clear()
         if not taken.messages_list:
             return False
         head, tree = message_from_proto(taken.messages_list[0]), taken.message_object_trees[0]
@@ -495,7 +617,11 @@ class _Node:
             message = None
             _log.exception("run %d: a message could not be read", run_id)
         reply = self._failed(head, run_id) if message is None else self._call(message, run_id)
-        self._reply = _Reply(reply, tree.object_id, inline, time.monotonic() - started)
+        spent = time.monotonic() - started
+        # by the server's clock, whatever ours says: Flower drops a reply that seems to have expired
+        reply.metadata.created_at = head.metadata.created_at + spent
+        reply.metadata.ttl = head.metadata.ttl - spent
+        self._reply = _Reply(reply, tree.object_id, inline, spent, started + head.metadata.ttl)
         self._deliver()
         return True
 
@@ -558,7 +684,7 @@ class _Node:
             "message_type": metadata.message_type,
             "seconds": waiting.seconds,
         }
-        if metadata.created_at + metadata.ttl > time.time():
+        if time.monotonic() < waiting.until:
             try:
                 self._push(waiting)
                 self._on_event("answered", detail)
@@ -570,7 +696,7 @@ class _Node:
                     metadata=metadata, error=Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, FAILED)
                 )
                 with contextlib.suppress(_Denied):
-                    self._push(_Reply(failed, waiting.instruction_id, waiting.inline, waiting.seconds))
+                    self._push(replace(waiting, message=failed))
                 self._on_event("failed", detail)
         self._reply = None
 

@@ -23,7 +23,7 @@ from ..server.auth import Role, issue
 from ..server.certificates import Certificates, create
 from ..server.client import ApiClient
 from ..server.store import Store
-from ..server.superlink import BELL, SuperLink
+from ..server.superlink import SuperLink
 from .world import World
 
 _LOOPBACK = "127.0.0.1"
@@ -50,9 +50,7 @@ class Deployment:
         self.root = root
         self.gateway, self.api = f"{_LOOPBACK}:{gateway}", f"{_LOOPBACK}:{api}"
         self.certificates: Certificates = create(root / "server" / "certs")
-        self.superlink = SuperLink(
-            root / "server" / "flower", self.certificates, environment={BELL: self.gateway}
-        )
+        self.superlink = SuperLink(root / "server" / "flower", self.certificates)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         (root / "logs").mkdir(exist_ok=True)
 

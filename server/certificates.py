@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
-import os
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -72,10 +71,11 @@ def create(
     return load(directory)
 
 
-def renew(directory: Path, days: int = 365) -> Certificates:
+def renew(directory: Path, days: int = 365) -> datetime.datetime:
     """Put another server certificate in the place of the one `create` made: same names, key and CA.
 
-    One file is replaced, in one step; what runs takes it up by itself.
+    One file is replaced, in one step; what runs takes it up by itself. Needs ``ca.crt``, ``ca.key`` and
+    ``server.crt``, so it can be done where the CA's key is kept. Returns when the new one expires.
 
     Args:
         days: how long it is valid, though not longer than its CA.
@@ -87,18 +87,20 @@ def renew(directory: Path, days: int = 365) -> Certificates:
         raise InputError("a server certificate needs at least one day")
     ca, old = _read(directory / _CA), _read(directory / _SERVER)
     _refuse_expired(ca, directory / _CA)
-    ca_key, key = _private_key(directory / _CA_KEY), _private_key(directory / _SERVER_KEY)
+    ca_key, public = _private_key(directory / _CA_KEY), old.public_key()
+    if not isinstance(public, ec.EllipticCurvePublicKey):
+        raise InputError(f"{directory / _SERVER}: not made by `foedus server certificates`")
     if ca_key.public_key() != ca.public_key():
         raise InputError(f"{directory / _CA_KEY}: not the key of {directory / _CA}")
     try:
         names = old.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound as error:
         raise InputError(f"{directory / _SERVER}: it names no host") from error
-    fresh = _sign(ca, ca_key, list(names), key.public_key(), days).public_bytes(serialization.Encoding.PEM)
+    fresh = _sign(ca, ca_key, list(names), public, days).public_bytes(serialization.Encoding.PEM)
     beside = directory / f"{_SERVER}.new"
     beside.write_bytes(fresh)
-    os.replace(beside, directory / _SERVER)
-    return load(directory)
+    beside.replace(directory / _SERVER)
+    return _read(directory / _SERVER).not_valid_after_utc
 
 
 def load(directory: Path) -> Certificates:

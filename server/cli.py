@@ -170,8 +170,8 @@ def certificates(
     if renew:
         if host:
             raise InputError("--renew keeps the names", remedy="leave --host out")
-        files = made.renew(directory, days)
-        out.print(f"renewed {files.server_cert}, valid until {made.ends(files):%Y-%m-%d}", markup=False)
+        end = made.renew(directory, days)
+        out.print(f"renewed {directory / 'server.crt'}, valid until {end:%Y-%m-%d}", markup=False)
         return
     if not host:
         raise InputError("a certificate is for a name", remedy="--host NAME, or --renew")

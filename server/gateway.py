@@ -5,13 +5,6 @@ authentication: whoever reaches that port can register nodes and run code on the
 SuperLink listens on loopback, and this gateway forwards what a node needs (`FLEET`) and answers 404
 with nothing said to everything else. Headers pass untouched: a node's signature is in them.
 
-Flower's nodes ask for messages over and over, which is what a trip spends most of its time on. A node
-that sends the header ``foedus-wait: SECONDS`` with ``pull-messages`` is answered when there is a
-message, or when its seconds are over. That there is one the gateway hears from the ServerApp, which
-*rings* (`server.superlink.quicken`): one UDP datagram to 127.0.0.1, at the port number the gateway
-listens on. It rings back when a node has answered. A ring carries a key of `server.secret` and nothing
-else; a lost one costs seconds.
-
     python -m foedus.server.gateway --listen 127.0.0.1:8443 --upstream 127.0.0.1:8000 --certificates DIR \\
         --secret FILE
 """
@@ -21,58 +14,29 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import hmac
 import ssl
 import time
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import uvicorn
 
 from ..errors import InputError
 from . import secret, tls
 from .certificates import Certificates, load
+from .gate import FLEET, HEALTH, KEY_HEADER, Receive, Scope, Send
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
-
-# Of Flower's Fleet API, what our node calls. Left out: register-node and unregister-node (the server's
-# operator registers nodes), get-run and get-fab (our node runs installed code and takes no bundle).
-FLEET = frozenset(
-    f"/v1/fleet/{name}"
-    for name in (
-        "activate-node",
-        "deactivate-node",
-        "send-node-heartbeat",
-        "pull-messages",
-        "push-messages",
-        "pull-object",
-        "push-object",
-        "confirm-message-received",
-    )
-)
-HEALTH = "/health"
-_PULL, _PUSH = "/v1/fleet/pull-messages", "/v1/fleet/push-messages"
 
 MAX_BODY = 257 * 2**20  # bytes: a node's largest message (256 MiB) and its envelope
 MAX_HELD = 4 * MAX_BODY  # bytes of request bodies held at once, over all connections
-MAX_WAIT = 10.0  # seconds a pull may be held
-_SILENT_WAIT = 1.0  # seconds, where no ServerApp has rung for `_SILENCE`: perhaps none knows how
-_SILENCE = 900.0
-WAIT_HEADER = b"foedus-wait"
-
-_LOOPBACK = "127.0.0.1"
 _TIMEOUT = 60.0  # seconds for the SuperLink to answer
 _IDLE = 4.0  # seconds a pooled connection is good for; uvicorn, at its other end, closes after 5
-_RINGERS = 64  # ServerApps rung back at most, the latest
 _HOP_BY_HOP = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade")
 )
-KEY_HEADER = b"foedus-key"  # by which the SuperLink's gate knows us
-_NOT_FORWARDED = _HOP_BY_HOP | {b"host", b"content-length", b"expect", WAIT_HEADER, KEY_HEADER}
+_NOT_FORWARDED = _HOP_BY_HOP | {b"host", b"content-length", b"expect", KEY_HEADER}
 _NOT_RETURNED = _HOP_BY_HOP | {b"content-length", b"date", b"server"}
 
 
@@ -191,89 +155,15 @@ async def _chunks(reader: asyncio.StreamReader) -> bytes:
     return b"".join(parts)
 
 
-class Bell(asyncio.DatagramProtocol):
-    """Rung by ServerApps when they have pushed messages; rings them when nodes have answered.
-
-    Args:
-        key: what a ring must carry; another process of this machine hasn't got it.
-    """
-
-    def __init__(self, key: bytes = b"\0") -> None:
-        self.rings = 0
-        self._key = key
-        self._last = float("-inf")
-        self._transport: asyncio.DatagramTransport | None = None
-        self._waiting: set[asyncio.Future[None]] = set()
-        self._ringers: dict[Any, None] = {}
-
-    def patience(self) -> float:
-        """Seconds a pull may be held."""
-        if self._transport is None:
-            return 0.0
-        return MAX_WAIT if time.monotonic() - self._last < _SILENCE else _SILENT_WAIT
-
-    async def hang(self, port: int) -> None:
-        """Listen on loopback; without a free port nodes simply are not kept waiting."""
-        with contextlib.suppress(OSError):
-            loop = asyncio.get_running_loop()
-            await loop.create_datagram_endpoint(lambda: self, local_addr=(_LOOPBACK, port))
-
-    def take_down(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
-            self._transport = None
-
-    def connection_made(self, transport: Any) -> None:
-        self._transport = transport
-
-    def datagram_received(self, data: bytes, addr: Any) -> None:
-        if not hmac.compare_digest(data, self._key):
-            return
-        self._ringers.pop(addr, None)
-        self._ringers[addr] = None
-        if len(self._ringers) > _RINGERS:
-            del self._ringers[next(iter(self._ringers))]
-        self.ring()
-
-    def error_received(self, exc: Exception) -> None:
-        """A ServerApp that has ended: nothing to do."""
-
-    def ring(self) -> None:
-        """Wake every pull that is held."""
-        self.rings += 1
-        self._last = time.monotonic()
-        waiting, self._waiting = self._waiting, set()
-        for future in waiting:
-            if not future.done():
-                future.set_result(None)
-
-    def ring_back(self) -> None:
-        """Tell the ServerApps that an answer has come."""
-        if self._transport is not None:
-            for address in self._ringers:
-                self._transport.sendto(b"\0", address)  # asyncio drops an empty datagram
-
-    def next_ring(self) -> asyncio.Future[None]:
-        """Done at the next ring."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.add(future)
-        future.add_done_callback(self._waiting.discard)
-        return future
-
-
 class Gateway:
     """The proxy as an ASGI app.
 
     Args:
         upstream: the SuperLink.
-        bell_port: where ServerApps ring; None: nowhere, and no pull is held.
-        bell_key: what a ring must carry.
     """
 
-    def __init__(self, upstream: Upstream, bell_port: int | None = None, bell_key: bytes = b"\0") -> None:
-        self.bell = Bell(bell_key)
+    def __init__(self, upstream: Upstream) -> None:
         self._upstream = upstream
-        self._bell_port = bell_port
         self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -284,11 +174,8 @@ class Gateway:
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
-        if self._bell_port is not None:
-            await self.bell.hang(self._bell_port)
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        self.bell.take_down()
         await self._upstream.close()
         await send({"type": "lifespan.shutdown.complete"})
 
@@ -298,7 +185,7 @@ class Gateway:
             await _answer(send, 404)
             return
         named = dict(scope["headers"])
-        if _seconds(named.get(b"content-length")) > MAX_BODY:
+        if _length(named.get(b"content-length")) > MAX_BODY:
             await _answer(send, 413, close=True)
             return
         chunks: list[bytes] = []
@@ -318,58 +205,40 @@ class Gateway:
                     return
             passed = [header for header in scope["headers"] if header[0] not in _NOT_FORWARDED]
             body = b"".join(chunks)
-            wait = min(_seconds(named.get(WAIT_HEADER)), self.bell.patience()) if path == _PULL else 0.0
-            answer = await self._forward(method, path, passed, body, wait, receive)
+            answer = await self._forward(method, path, passed, body, receive)
         finally:
             self._held -= size
         if answer is not None:
-            if path == _PUSH and answer.status == 200:
-                self.bell.ring_back()
             await _answer(send, answer.status, _kept(answer.headers), answer.body)
 
     async def _forward(
-        self, method: str, path: str, headers: Headers, body: bytes, wait: float, receive: Receive
+        self, method: str, path: str, headers: Headers, body: bytes, receive: Receive
     ) -> Answer | None:
-        """The SuperLink's answer; of an empty pull the last within `wait` seconds. None: the node hung up."""
-        end = time.monotonic() + wait
-        gone: asyncio.Task[MutableMapping[str, Any]] | None = None
+        """The SuperLink's answer. None: the node hung up while it was held."""
+        # the path is ours, the query is dropped, and the ASGI server has parsed the headers:
+        # no byte of a client's reaches the SuperLink unread
+        asked = asyncio.ensure_future(self._upstream.request(method, path, headers, body))
+        gone = asyncio.ensure_future(receive())
         try:
-            while True:
-                rings = self.bell.rings  # before asking: a ring while the SuperLink answers counts
-                try:
-                    # the path is ours, the query is dropped, and the ASGI server has parsed the headers:
-                    # no byte of a client's reaches the SuperLink unread
-                    answer = await self._upstream.request(method, path, headers, body)
-                except TimeoutError:
-                    return Answer(504, [], b"")
-                except OSError:
-                    return Answer(503, [], b"")
-                left = end - time.monotonic()
-                if answer.status != 200 or answer.body or left <= 0:
-                    return answer
-                if self.bell.rings == rings:
-                    gone = gone or asyncio.ensure_future(receive())
-                    ring = self.bell.next_ring()
-                    await asyncio.wait((gone, ring), timeout=left, return_when=asyncio.FIRST_COMPLETED)
-                    if gone.done():
-                        return None
-                    if not ring.done():
-                        ring.cancel()
-                        return answer
+            await asyncio.wait((asked, gone), return_when=asyncio.FIRST_COMPLETED)
+            return await asked if asked.done() else None
+        except TimeoutError:
+            return Answer(504, [], b"")
+        except OSError:
+            return Answer(503, [], b"")
         finally:
-            if gone is not None and not gone.done():
-                gone.cancel()
+            asked.cancel()
+            gone.cancel()
 
 
 def _kept(headers: Headers) -> Headers:
     return [header for header in headers if header[0] not in _NOT_RETURNED]
 
 
-def _seconds(value: bytes | None) -> float:
+def _length(value: bytes | None) -> float:
     """A header's number; 0 where it is none."""
     with contextlib.suppress(ValueError, OverflowError):
-        number = float(value or 0)
-        return number if number > 0 else 0.0
+        return float(value or 0)
     return 0.0
 
 
@@ -384,17 +253,14 @@ async def _answer(
     await send({"type": "http.response.body", "body": body})
 
 
-def create_app(
-    upstream: str, files: Certificates, secret_file: Path, *, bell_port: int | None = None
-) -> Gateway:
+def create_app(upstream: str, files: Certificates, secret_file: Path) -> Gateway:
     """The gateway before the SuperLink at `upstream` (``host:port``), which was started with `secret_file`.
 
     Raises:
         InputError: `upstream` is not ``host:port``, the CA's file no certificate, or the secret no secret.
     """
     _split(upstream)
-    link = SuperLinkUpstream(upstream, tls.trusting(files), secret.key(secret_file, "fleet"))
-    return Gateway(link, bell_port, secret.key(secret_file, "bell"))
+    return Gateway(SuperLinkUpstream(upstream, tls.trusting(files), secret.key(secret_file, "fleet")))
 
 
 def server(listen: str, upstream: str, files: Certificates, secret_file: Path) -> uvicorn.Server:
@@ -405,7 +271,7 @@ def server(listen: str, upstream: str, files: Certificates, secret_file: Path) -
     """
     host, port = _split(listen)
     return tls.server(
-        create_app(upstream, files, secret_file, bell_port=port),
+        create_app(upstream, files, secret_file),
         files,
         host,
         port,

@@ -15,7 +15,7 @@ from typing import Literal
 from ..documents import read_private_file, write_private_file
 from ..errors import InputError
 
-Use = Literal["control", "fleet", "bell"]
+Use = Literal["control", "fleet"]
 
 _BYTES = 32
 

@@ -40,7 +40,7 @@ from ..errors import FoedusError, InputError, Unreachable
 from . import certificates, tls
 from .certificates import Certificates
 from .desk import Settings, check_key
-from .superlink import BELL, SuperLink
+from .superlink import SuperLink
 
 NEEDED_HOSTS = ("localhost", "127.0.0.1", "::1")  # gateway and API reach the SuperLink on loopback, over TLS
 
@@ -98,8 +98,7 @@ def start(
         files = _certificates(home, certificates_in, host)
         stop = stack.enter_context(_signals())
         gateway_address = f"{_bracketed(host)}:{gateway_port}"
-        bell = {BELL: f"{_LOOPBACK}:{gateway_port}"}
-        superlink = stack.enter_context(SuperLink(home / "flower", files, environment=bell))
+        superlink = stack.enter_context(SuperLink(home / "flower", files))
         superlink.admit(party.node_key.encode() for party in treaty.parties)
         if stop.is_set():
             return

@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import select
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -47,12 +47,11 @@ from flwr.superlink.grid import HttpGrid
 from ..errors import FoedusError, InputError, Unreachable
 from . import secret, tls
 from .certificates import Certificates
-from .gateway import KEY_HEADER
+from .gate import KEY_HEADER, WAIT
 
 BUNDLE = Path(__file__).parent.parent / "federation" / "bundle"  # the fixed stub that starts our coordinator
 
-BELL = "FOEDUS_BELL"  # environment variable: host:port where the gateway hears rings
-BELL_SECRET = "FOEDUS_BELL_SECRET"  # environment variable: the file of the secret that a ring proves
+SECRET = "FOEDUS_SUPERLINK_SECRET"  # environment variable of a ServerApp: the file of the secret
 
 INLINE_INSTRUCTION = (
     2**20
@@ -254,8 +253,7 @@ class SuperLink(ControlLink):
             same `root` and `port` after a crash take up the registered nodes again.
         certificates: of this server.
         port: 0 takes a free one, and keeps it.
-        environment: set for the SuperLink and with it for every ServerApp; name the gateway's address as
-            `BELL` and trips need no polling.
+        environment: set for the SuperLink and with it for every ServerApp.
     """
 
     def __init__(
@@ -306,7 +304,7 @@ class SuperLink(ControlLink):
             "FLWR_INTERNAL_GRPC_CONTROL_API": "0",  # these would listen on ports without a gate
             "FLWR_INTERNAL_GRPC_FLEET_API": "0",
             "PYTHONUNBUFFERED": "1",
-            BELL_SECRET: str(self.secret_file),
+            SECRET: str(self.secret_file),
             **self._environment,
         }
         log = self._root / "superlink.log"
@@ -419,12 +417,44 @@ def _descendants(pid: int) -> Iterator[tuple[int, str]]:
 
 # --- inside the ServerApp's process
 
-_POLL = 0.05  # seconds between pulls where there is no bell
-_bell: socket.socket | None = None
-_ring_key = b""
-_owed = 0  # replies not pulled yet
+_POLL = 0.05  # seconds between pulls where the gate does not know us
 _NO_CONTENT = Error(code=ErrorCode.UNKNOWN)
 _push_as_objects = HttpGrid.push_messages
+
+
+class _Patience:
+    """Waits for the nodes' answers at the SuperLink's gate (`server.gate.Bell.replies`)."""
+
+    def __init__(self) -> None:
+        self.owed = 0  # replies not pulled yet
+        self._seen = 0
+        self._client: httpx.Client | None = None
+        self._key = b""
+
+    def connect(self, grid: Any) -> None:
+        """Before anything is pushed, so that no answer is missed."""
+        if self._client is None and (path := os.environ.get(SECRET)):
+            self._key = secret.key(Path(path), "control")
+            context = ssl.create_default_context(cadata=grid._cert.decode("ascii"))
+            self._client = httpx.Client(
+                base_url=f"https://{grid._addr}", verify=context, trust_env=False, timeout=30.0
+            )
+            self.pause(0.0)
+
+    def pause(self, seconds: float) -> None:
+        """Return as soon as nodes have answered, or after `seconds`."""
+        if self._client is None:
+            time.sleep(min(seconds, _POLL))
+            return
+        wanted = {"seconds": seconds, "seen": self._seen, "owed": self.owed}
+        try:
+            answer = self._client.get(WAIT, params=wanted, headers={KEY_HEADER.decode(): self._key.decode()})
+            self._seen = int(answer.raise_for_status().text)
+        except (httpx.HTTPError, ValueError):  # the SuperLink is away: the next pull says so
+            time.sleep(min(seconds, _POLL))
+
+
+_patience = _Patience()
 
 
 def quicken() -> Callable[[float], None]:
@@ -434,53 +464,25 @@ def quicken() -> Callable[[float], None]:
     and pushed one HTTP request each, with a one-second back-off where an object is not there yet: some
     seventeen requests per node and trip. Its message table has a column for content, though, that
     Flower 1.41 leaves empty. Used for contents up to `INLINE_INSTRUCTION`, a trip takes two requests
-    per node and two in all. Our nodes answer the way they were asked.
+    per node and three in all. Our nodes answer the way they were asked.
 
-    Where the environment names the gateway (`BELL`), it is rung after
-    each push, and ``pause(seconds)`` returns as soon as a node has answered; else it sleeps `_POLL`.
+    ``pause(seconds)`` returns as soon as nodes have answered.
     """
-    global _bell, _ring_key
     HttpGrid.push_messages = _push_messages
     HttpGrid.pull_messages = _pull_messages
-    host, _, port = os.environ.get(BELL, "").rpartition(":")
-    if _bell is None and host and port.isdecimal():
-        _ring_key = secret.key(Path(os.environ[BELL_SECRET]), "bell")
-        _bell = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        _bell.connect((host, int(port)))
-    return _pause
-
-
-def _ring() -> None:
-    if _bell is not None:
-        with contextlib.suppress(OSError):  # no gateway yet, or no longer: nodes ask by themselves
-            _bell.send(_ring_key)
-
-
-def _pause(seconds: float) -> None:
-    if _bell is None:
-        time.sleep(min(seconds, _POLL))
-        return
-    wait, rung = seconds, 0
-    try:
-        # replies come in bursts, and one pull for all of them is cheaper than one for each
-        while rung < max(_owed, 1) and select.select([_bell], [], [], wait)[0]:
-            _bell.recv(16)
-            wait, rung = min(seconds, _POLL), rung + 1
-    except OSError:  # nobody at the gateway's port
-        time.sleep(min(seconds, _POLL))
+    return _patience.pause
 
 
 def _push_messages(grid: Any, messages: Iterable[Any]) -> list[str]:
     """`HttpGrid.push_messages`, with content inside."""
-    global _owed
     batch = list(messages)
+    _patience.connect(grid)
     sent, trees = [], []
     for message in batch:
         proto = message_to_proto(message)
         if proto.ByteSize() > INLINE_INSTRUCTION:
             pushed = list(_push_as_objects(grid, batch))
-            _owed += len(pushed)
-            _ring()
+            _patience.owed += len(pushed)
             return pushed
         # Flower knows a message by the digest of its own object; this one names no content, and
         # nobody will pull it, so it is announced and never uploaded
@@ -492,14 +494,12 @@ def _push_messages(grid: Any, messages: Iterable[Any]) -> list[str]:
         return []
     request = PushAppMessagesRequest(messages_list=sent, message_object_trees=trees)
     pushed = list(grid._runtime_client.PushMessages(request).message_ids)
-    _owed += len(pushed)
-    _ring()
+    _patience.owed += len(pushed)
     return pushed
 
 
 def _pull_messages(grid: Any, message_ids: Iterable[str]) -> list[Any]:
     """`HttpGrid.pull_messages`, for content inside as well as for objects."""
-    global _owed
     answer = grid._runtime_client.PullMessages(PullAppMessagesRequest(message_ids=list(message_ids)))
     pulled = []
     for proto, tree in zip(answer.messages_list, answer.message_object_trees, strict=True):
@@ -508,7 +508,7 @@ def _pull_messages(grid: Any, message_ids: Iterable[str]) -> list[Any]:
         if tree.children and not message.has_error():
             message.content = _pull_content(grid, message, tree.children[0])
         pulled.append(message)
-    _owed = max(0, _owed - len(pulled))
+    _patience.owed = max(0, _patience.owed - len(pulled))
     return pulled
 
 

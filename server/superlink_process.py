@@ -1,19 +1,9 @@
-"""The SuperLink's process: Flower's own app behind a gate, with TLS 1.3.
+"""The SuperLink's process: Flower's own app behind `server.gate`, with TLS 1.3.
 
-Open-source Flower serves its Control and Runtime APIs without authentication, to whoever reaches the port.
-`server.superlink` starts this module in place of ``flower-superlink``. It builds Flower's app, and lets
-through (everything else is 404, and says nothing):
-
-==================  ==================================================================================
-``/health``         to everybody
-``/v1/control/``    six routes, to whoever has the secret: `server.superlink.ControlLink`
-``/v1/fleet/``      the nodes' routes, to the gateway, which has the secret; Flower then asks for a node's
-                    signature
-``/v1/runtime/``    ten routes, to the ServerApp; Flower asks for its task's token
-==================  ==================================================================================
-
-``acquire-task`` hands out such tokens. It is closed, and Flower asks for a secret that nobody has: this process
-takes tasks itself and starts the ServerApps. Their token is in no command line, where other users could read it.
+`server.superlink` starts this module in place of ``flower-superlink``. It is also what Flower's SuperExec is:
+it takes the tasks that runs make and starts a ServerApp for each. Flower does that over the Runtime API, which
+is open to everybody unless a secret is set. Here the secret is set and nobody has it, for the tasks are taken
+inside this process; and their tokens are in no command line, where other users could read them.
 
     python -m foedus.server.superlink_process --port 8000 --certificates DIR --database FILE --secret FILE
 """
@@ -21,7 +11,6 @@ takes tasks itself and starts the ServerApps. Their token is in no command line,
 from __future__ import annotations
 
 import argparse
-import hmac
 import os
 import subprocess
 import sys
@@ -35,68 +24,10 @@ from typing import Any
 from ..errors import InputError
 from . import certificates, secret, tls
 from .certificates import Certificates
-from .gateway import FLEET, HEALTH, KEY_HEADER, Receive, Scope, Send
+from .gate import Gate
 
-CONTROL = frozenset(
-    f"/v1/control/{name}"
-    for name in ("register-node", "unregister-node", "list-nodes", "start-run", "list-runs", "stop-run")
-)
-RUNTIME = frozenset(
-    f"/v1/runtime/{name}"
-    for name in (
-        "send-task-heartbeat",
-        "pull-task-input",
-        "push-task-output",
-        "get-nodes",
-        "push-messages",
-        "pull-messages",
-        "push-object",
-        "pull-object",
-        "confirm-message-received",
-        "push-logs",
-    )
-)
-_START_RUN = "/v1/control/start-run"
 _HOST = "127.0.0.1"
 _LOOK = 2.0  # seconds between two looks for tasks where no run was started in between
-
-
-class Gate:
-    """Flower's app, and who may reach which of its routes.
-
-    Args:
-        app: Flower's.
-        control: what a request to the Control API must bring in `KEY_HEADER`.
-        fleet: the same, for the Fleet API.
-        started: set whenever a run may have been started.
-    """
-
-    def __init__(self, app: Any, control: bytes, fleet: bytes, started: threading.Event) -> None:
-        self._app = app
-        self._keys = dict.fromkeys(CONTROL, control) | dict.fromkeys(FLEET, fleet)
-        self._started = started
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (status := self._refusal(scope)):
-            await send(
-                {"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]}
-            )
-            await send({"type": "http.response.body", "body": b""})
-        elif scope["type"] in ("http", "lifespan"):
-            await self._app(scope, receive, send)
-            if scope.get("path") == _START_RUN:
-                self._started.set()
-
-    def _refusal(self, scope: Scope) -> int:
-        """The status that ends a request here; 0: it passes."""
-        method, path = scope["method"], scope["path"]
-        if (method == "GET" and path == HEALTH) or (method == "POST" and path in RUNTIME):
-            return 0
-        if method != "POST" or path not in self._keys:
-            return 404
-        brought = [value for name, value in scope["headers"] if name == KEY_HEADER]
-        known = len(brought) == 1 and hmac.compare_digest(brought[0], self._keys[path])
-        return 0 if known else 401
 
 
 @dataclass(frozen=True)

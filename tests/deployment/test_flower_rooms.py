@@ -30,7 +30,7 @@ from foedus.clients import fleet
 from foedus.errors import FoedusError, InputError, Unreachable
 from foedus.server import certificates
 from foedus.server.certificates import Certificates
-from foedus.server.superlink import BELL, ControlLink, SuperLink
+from foedus.server.superlink import ControlLink, SuperLink
 
 pytestmark = [
     pytest.mark.deployment,
@@ -96,7 +96,7 @@ class House:
         self.root = root
         self.files: Certificates = certificates.create(root / "tls")
         self.address = f"127.0.0.1:{free_port()}"
-        self.superlink = SuperLink(root / "superlink", self.files, environment={BELL: self.address})
+        self.superlink = SuperLink(root / "superlink", self.files)
         self.superlink.start()
         self.tls = ssl.create_default_context(cafile=str(self.files.ca_cert))
         self.start_gateway()
