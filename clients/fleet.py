@@ -15,16 +15,19 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import fcntl
 import logging
 import os
 import random
+import sqlite3
 import ssl
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Self
@@ -87,7 +90,9 @@ FAILED = "the node failed; see its own log"
 
 _HOLD = 10.0  # seconds the server may hold a question for messages
 _HEARTBEAT = 10.0  # seconds, Flower's minimum; a dead node is noticed after two of them
-_SIGNATURE_AGE = 2.0  # seconds for which one signed timestamp is used (Flower accepts it for 300)
+_SIGNATURE_AGE = 2.0  # seconds for which one signed timestamp is used
+# Flower takes a signature that is 305 s old, but only 5 s ahead of its own clock: the middle is the safest
+_SIGNED_BEFORE = timedelta(seconds=150)
 _BACKOFF = (0.25, 10.0)  # seconds: first and longest wait between attempts to reach a lost server
 _OBJECT_WAIT = 60.0  # seconds to wait for an object that is announced but not uploaded yet
 _MAX_OBJECTS = 10_000
@@ -312,7 +317,7 @@ class _Connection:
         with self._signing:
             made, timestamp, signature = self._signed
             if time.monotonic() - made > _SIGNATURE_AGE:
-                timestamp = now().isoformat()
+                timestamp = (now() - _SIGNED_BEFORE).isoformat()
                 raw = self._key.sign(timestamp.encode("ascii"), ec.ECDSA(hashes.SHA256()))
                 signature = base64.b64encode(raw).decode()
                 self._signed = (time.monotonic(), timestamp, signature)
@@ -393,6 +398,20 @@ class _Connection:
         if text and not self._warned:
             self._warned = True
             _log.warning("the server's Flower differs from this node's: %s", text)
+
+
+def _disk_full(error: BaseException) -> bool:
+    causes: BaseException | None = error
+    while causes is not None:
+        if isinstance(causes, OSError) and causes.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if (
+            isinstance(causes, sqlite3.Error)
+            and getattr(causes, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL
+        ):
+            return True
+        causes = causes.__cause__ or causes.__context__
+    return False
 
 
 def _skew(date: str | None) -> float:
@@ -565,10 +584,11 @@ class _Node:
     def _refused(self, error: _Denied) -> Exception:
         where, key = self._link.address, self._link.node_key
         if error.status == 401:
-            off = f"; this machine's clock is {abs(error.skew):.0f} s {'ahead of' if error.skew > 0 else 'behind'} it"
+            minutes, way = abs(error.skew) / 60, "ahead of" if error.skew > 0 else "behind"
+            off = f"; this machine's clock is {minutes:.0f} min {way} it" if minutes > 1 else ""
             return _Lost(
-                f"the server does not accept this node's signature{off if abs(error.skew) > 60 else ''}",
-                "set this machine's clock: it may be five minutes off at most. The node goes on by itself",
+                f"the server does not accept this node's signature{off}",
+                "set this machine's clock: it may be two minutes off at most. The node goes on by itself",
             )
         if error.status == 412:
             if self._refused_since < 0:
@@ -657,8 +677,14 @@ class _Node:
             if reply.metadata.reply_to_message_id != message.metadata.message_id:
                 raise ValueError("the handler's reply answers another message")
             return reply
-        except Exception:  # noqa: BLE001 - nothing of what went wrong may leave the node
-            _log.exception("run %d: the handler failed on %r", run_id, message.metadata.message_type)
+        except Exception as error:  # noqa: BLE001 - nothing of what went wrong may leave the node
+            kind = message.metadata.message_type
+            if _disk_full(error):
+                _log.error(
+                    "run %d: %r was not answered: the disk is full (%s); free some space", run_id, kind, error
+                )
+            else:
+                _log.exception("run %d: the handler failed on %r", run_id, kind)
             return self._failed(message, run_id)
 
     def _failed(self, message: Message, run_id: int) -> Message:
