@@ -7,11 +7,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO_ARGS ?=
 TEST_ARGS ?=
+BENCH_ARGS ?=
 export FLWR_TELEMETRY_ENABLED = 0
 export FLWR_DISABLE_UPDATE_CHECK = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test check install clean
+.PHONY: demo test check install clean bench-trips
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "foedus needs Python 3.11 or newer")'
@@ -37,6 +38,10 @@ check: $(STAMP)
 test: check
 	$(BIN)/pytest --numprocesses 2 --dist loadfile -m 'not deployment' --durations=10 $(TEST_ARGS)
 	$(BIN)/pytest -m deployment --durations=10 $(TEST_ARGS)
+
+# Minutes: stock Flower takes ten seconds and more for a trip. Exits non-zero on a miss.
+bench-trips: $(STAMP)
+	$(BIN)/python benchmarks/trips.py --write docs/benchmarks/trips.md $(BENCH_ARGS)
 
 clean:
 	rm -rf $(VENV) foedus-demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import ssl
 import threading
@@ -60,6 +61,16 @@ def test_certificates(tmp_path: Path) -> None:
         certificates.create(tmp_path / "tls")
     with pytest.raises(InputError):
         certificates.create(tmp_path / "other", hosts=())
+    names, old = certificates.load(tmp_path / "tls"), made.server_cert.read_bytes()
+    end = certificates.renew(tmp_path / "tls", days=20)
+    assert names == made and certificates.ends(made) == end and made.server_cert.read_bytes() != old
+    certificates.create(tmp_path / "second")
+    shutil.copyfile(tmp_path / "second" / "ca.key", tmp_path / "tls" / "ca.key")
+    with pytest.raises(InputError, match=r"ca\.key: not the key of"):
+        certificates.renew(tmp_path / "tls")
+    shutil.copyfile(tmp_path / "second" / "server.crt", made.server_cert)
+    with pytest.raises(InputError, match=r"server\.key: not the key of"):
+        certificates.load(tmp_path / "tls")
     made.server_key.chmod(0o644)
     with pytest.raises(InputError, match="readable by others"):
         certificates.load(tmp_path / "tls")
