@@ -130,6 +130,7 @@ class Gate:
         self._keys = dict.fromkeys(CONTROL, control) | dict.fromkeys(FLEET, fleet) | {WAIT: control}
         self._started = started
         self._asked, self._answered = Bell(), Bell()
+        self._gone = 0  # nodes that said they go; each wants the question back that is held for it
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -159,6 +160,7 @@ class Gate:
         else:
             await self._app(scope, receive, send)
         # a request that Flower has refused rings too: that costs somebody one look, and nothing else
+        self._gone += path == _LEAVE
         if path in (_ASKED, _LEAVE):
             self._asked.ring()
         elif path == _ANSWERED:
@@ -183,14 +185,14 @@ class Gate:
             if len(body) > _MAX_PULL:
                 await _answer(send, 413)
                 return
-        end, gone = time.monotonic() + wait, asyncio.ensure_future(receive())
+        end, gone, before = time.monotonic() + wait, asyncio.ensure_future(receive()), self._gone
         try:
             while True:
                 rings = self._asked.rings  # before asking: a ring while Flower answers counts
                 answer = _Recorded(body)
                 await self._app({**scope, "state": dict(scope.get("state", {}))}, answer.receive, answer.send)
                 left = end - time.monotonic()
-                if not answer.empty or left <= 0:
+                if not answer.empty or left <= 0 or self._gone != before:
                     break
                 if self._asked.rings == rings:
                     ring = self._asked.next_ring()

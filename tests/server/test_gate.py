@@ -113,7 +113,7 @@ def test_a_pull_is_held_until_somebody_asks() -> None:
 def test_a_node_that_goes_gets_its_held_pull_back() -> None:
     async def scenario(_: Flower, __: Gate, client: httpx.AsyncClient) -> None:
         start = time.monotonic()
-        held = {**key(FLEET_KEY), "foedus-wait": "0.6"}
+        held = {**key(FLEET_KEY), "foedus-wait": "9"}
         questions = [asyncio.ensure_future(client.post(PULL, headers=held)) for _ in range(2)]
         await asyncio.sleep(0.05)
         await client.post("/v1/fleet/deactivate-node", headers=key(FLEET_KEY))
