@@ -23,7 +23,7 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from support.rooms import ECHO, House, Node, free_port, until
 
-from foedus.clients import fleet
+from foedus.clients import connection, fleet
 from foedus.errors import FoedusError, InputError, Unreachable
 from foedus.server import certificates
 from foedus.server.superlink import ControlLink, SuperLink
@@ -240,8 +240,8 @@ def test_an_outsider_on_the_servers_own_machine_gets_nothing(house: House, tmp_p
             guessing.register_node(public)
         # the node's own key does not help either: the gateway is the only way to the fleet's routes
         strangers = fleet.FleetLink(house.superlink.address, house.files.ca_cert, tmp_path / "outsider")
-        key = fleet._load_key(tmp_path / "outsider")
-        with fleet._Connection(strangers, key) as direct, pytest.raises(fleet._Denied, match="401"):
+        key = connection.load_key(tmp_path / "outsider")
+        with connection.Connection(strangers, key) as direct, pytest.raises(connection.Denied, match="401"):
             direct.call(
                 "activate-node",
                 ActivateNodeRequest(public_key=public, heartbeat_interval=10),

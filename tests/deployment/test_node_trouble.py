@@ -19,7 +19,7 @@ from flwr.supercore.date import now
 from support.disks import small_disk
 from support.rooms import ECHO, House, Node, until
 
-from foedus.clients import fleet
+from foedus.clients import connection, fleet
 from foedus.server import certificates
 
 pytestmark = [
@@ -164,7 +164,7 @@ def test_a_clock_that_is_wrong_is_named_and_waited_for(
     house: House, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     off = timedelta(minutes=7)
-    monkeypatch.setattr(fleet, "now", lambda: datetime.now(UTC) + off)
+    monkeypatch.setattr(connection, "now", lambda: datetime.now(UTC) + off)
     node = Node(house.link("late"), "ok")
     try:
         until(lambda: "lost" in node.events)
