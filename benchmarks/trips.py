@@ -136,7 +136,7 @@ def _document(table: str) -> str:
     text = " ".join((__doc__ or "").split("\n\n")[1].split())
     return (
         "# A trip to every node and back\n\n"
-        "```console\n$ make bench-trips\n```\n\n"
+        "```bash\n# starts servers\nmake bench-trips\n```\n\n"
         f"{text} Medians, with the least and the most in brackets; CPU is the sum over all processes of a fleet,\n"
         "those that ended with them; bytes are TLS records between nodes and server, both ways.\n\n"
         f"{table}\n"

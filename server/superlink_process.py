@@ -11,6 +11,7 @@ inside this process; and their tokens are in no command line, where other users 
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import subprocess
 import sys
@@ -101,7 +102,7 @@ class _Tasks(threading.Thread):
                 while (taken := runtime_handlers.acquire_task(request, self._state.state())).token:
                     self._running.append(self._launch(taken.token))
             except Exception:  # noqa: BLE001 - a full disk, a locked database: the next look may find it well
-                log(40, "no task could be taken", exc_info=True)
+                log(logging.ERROR, "no task could be taken", exc_info=True)
             self._running = [process for process in self._running if process.poll() is None]
             self.started.wait(_LOOK)
 
@@ -123,6 +124,7 @@ def serve(options: _Options) -> None:
     from flwr.supercore.http_logging import get_uvicorn_log_config
     from flwr.supercore.logger import console_handler
 
+    logging.getLogger("flwr").setLevel(logging.WARNING)  # a line for each request would fill the disk in time
     app = _flower(options)
     tasks = _Tasks(app, options)
     gate = Gate(
