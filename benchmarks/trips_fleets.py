@@ -214,7 +214,7 @@ class Ours(Fleet):
         config = {"quick": True, "nodes": self.nodes, "trips": trips, "roots": roots, "out": str(out)}
         run = self._link.start_run(config, APP)
         while not (status := self._link.run_status(run)).finished:
-            time.sleep(0.5)
+            time.sleep(2.0)
         return _read(self, out, f"{status.sub_status} {status.details}")
 
     def stop(self) -> None:
@@ -268,7 +268,7 @@ class Stock(Fleet):
             status = self._control.ListRuns(ListRunsRequest(run_id=run)).run_dict[run].status
             if status.status == "finished":
                 return _read(self, out, f"{status.sub_status} {status.details}")
-            time.sleep(0.5)
+            time.sleep(2.0)
 
 
 def _sha256(content: bytes) -> str:

@@ -79,7 +79,10 @@ MAX_WAIT = 20.0  # seconds a request may be held
 _START_RUN = "/v1/control/start-run"
 _ASKED, _ANSWERED = "/v1/runtime/push-messages", "/v1/fleet/push-messages"
 _PULL, _LEAVE = "/v1/fleet/pull-messages", "/v1/fleet/deactivate-node"
-_BURST = 0.05  # seconds: answers come in bursts, and one pull for all of them is cheaper than one for each
+_BURST = 0.5  # seconds: who pulls early pulls often, and a trip is over with its last answer
+# Flower's handlers are threads over one SQLite file: more at once only wait for its lock and for Python's.
+# With ten nodes and two cores, two at a time spend a quarter less CPU than forty.
+_AT_ONCE = 2
 _MAX_PULL = 65536  # bytes of a request that may be held
 
 
@@ -126,7 +129,8 @@ class Gate:
     """
 
     def __init__(self, app: Any, control: bytes, fleet: bytes, started: threading.Event) -> None:
-        self._app = app
+        self._flower = app
+        self._places = asyncio.Semaphore(_AT_ONCE)
         self._keys = dict.fromkeys(CONTROL, control) | dict.fromkeys(FLEET, fleet) | {WAIT: control}
         self._started = started
         self._asked, self._answered = Bell(), Bell()
@@ -134,7 +138,7 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await self._app(scope, receive, send)
+            await self._flower(scope, receive, send)
         elif scope["type"] == "http":
             if status := self._refusal(scope):
                 await _answer(send, status)
@@ -167,6 +171,13 @@ class Gate:
             self._answered.ring()
         elif path == _START_RUN:
             self._started.set()
+
+    async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] not in FLEET:  # whoever has no key may not take a place: he could keep it
+            await self._flower(scope, receive, send)
+            return
+        async with self._places:
+            await self._flower(scope, receive, send)
 
     async def _wait(self, scope: Scope, send: Send) -> None:
         given = dict(item.partition(b"=")[::2] for item in scope["query_string"].split(b"&"))

@@ -147,6 +147,30 @@ def test_a_serverapp_waits_for_answers_and_misses_none() -> None:
     run(scenario)
 
 
+def test_the_nodes_requests_reach_flower_two_at_a_time() -> None:
+    async def whole() -> None:
+        now, most = 0, 0
+
+        async def flower(scope: Any, receive: Any, send: Any) -> None:
+            nonlocal now, most
+            now += 1
+            most = max(most, now)
+            await asyncio.sleep(0.02)
+            now -= 1
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+
+        gate = Gate(flower, CONTROL_KEY, FLEET_KEY, threading.Event())
+        transport = httpx.ASGITransport(app=gate)  # type: ignore[arg-type]
+        async with httpx.AsyncClient(transport=transport, base_url="https://superlink") as client:
+            for path, limit in ((ANSWER, 2), (ASK, 6)):  # who has no key can't keep the nodes out
+                most = 0
+                await asyncio.gather(*(client.post(path, headers=key(FLEET_KEY)) for _ in range(6)))
+                assert most == limit
+
+    asyncio.run(whole())
+
+
 def test_a_bell_keeps_nobody_who_has_gone() -> None:
     async def scenario() -> None:
         bell = Bell()
