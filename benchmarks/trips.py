@@ -13,6 +13,7 @@ import argparse
 import os
 import platform
 import shutil
+import signal
 import statistics
 import sys
 import tempfile
@@ -98,6 +99,7 @@ def compare(root: Path, nodes: int, options: argparse.Namespace) -> tuple[list[s
 
 def main() -> int:
     """Run it; returns the exit status."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started ends too
     parser = argparse.ArgumentParser(description="No-op trips: foedus beside stock Flower 1.41.")
     parser.add_argument("--nodes", type=int, nargs="+", default=[4, 10])
     parser.add_argument("--trips", type=int, default=4, help="trips of a block, after a warm-up")
