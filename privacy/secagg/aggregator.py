@@ -25,7 +25,7 @@ from .client import (
     shares_digest,
     subject,
 )
-from .keys import Advertisement, Context, Roster, mask_agree, mask_public, seed_commitment
+from .keys import Advertisement, Context, Roster, agree, mask_key, mask_public, seed_commitment
 from .rings import Integers, Ring, Words
 from .topology import Topology, names_digest, peers, topology
 
@@ -286,8 +286,9 @@ class Aggregator:
             secret = secrets(silo)
             if mask_public(secret) != self._advertised[silo][1].mask[number]:
                 raise ProtocolError(f"round {number}: the shares rebuild a wrong mask key of {silo}")
+            private = mask_key(secret)
             for peer in partners:
-                agreed = mask_agree(secret, self._advertised[peer][1].mask[number])
+                agreed = agree(private, self._advertised[peer][1].mask[number])
                 # The survivor added it if its name is the lesser: take away just that.
                 seed_of_both = pair_seed(agreed, self.context, number, peer, silo, about)
                 found.append((seed_of_both, peer < silo))

@@ -47,7 +47,7 @@ from ...errors import ProtocolError, VerificationError
 from . import check, masks, shares
 from .codec import Source
 from .journal import Journal
-from .keys import Advertisement, BatchKeys, Context, Roster, mask_agree
+from .keys import Advertisement, BatchKeys, Context, Roster, agree, mask_key
 from .rings import Integers, Ring
 from .topology import Topology, names_digest, peers, topology
 
@@ -265,16 +265,13 @@ class Silo:
         about = subject(task, source.size, ring, model)
         wall = masks.Masks(self._mask_seeds(number, about), ring)
         tag = _tag(self._check_key, context, number)
-        data, content = bytearray(ring.wire_bytes(source.size)), hashlib.sha256()
-        room = memoryview(data)
+        data = bytearray(ring.wire_bytes(source.size))
         for start, stop in masks.chunks(source.size):
             values = source.chunk(start, stop)
             words = ring.wrap(values)
             tag.update(values)
             wall.put_on(words)
-            part = room[ring.wire_bytes(start) : ring.wire_bytes(stop)]
-            ring.pack_into(words, part)
-            content.update(part)
+            ring.pack_into(words, data, start)
         element = (tag.value + _pad(self._check_key, context, number, self.name) + wall.check) % check.P
         header = Envelope(
             UPLOAD,
@@ -288,7 +285,7 @@ class Silo:
                 "dimension": source.size,
                 "bits": ring.bits,
                 "model": model,
-                "vector": content.hexdigest(),
+                "vector": hashlib.sha256(data).hexdigest(),
                 "check": str(element),
             },
         ).signed(self.name, self._identity)
@@ -298,9 +295,10 @@ class Silo:
 
     def _mask_seeds(self, number: int, about: str) -> list[tuple[bytes, bool]]:
         seeds = [(self_seed(self._keys.seed(number), self.context, number, self.name), False)]
+        private = mask_key(self._keys.mask_secret(number))
         for peer in self.participants:
             if peer != self.name:
-                secret = mask_agree(self._keys.mask_secret(number), self._peers[peer].mask[number])
+                secret = agree(private, self._peers[peer].mask[number])
                 seed = pair_seed(secret, self.context, number, self.name, peer, about)
                 seeds.append((seed, self.name > peer))
         return seeds

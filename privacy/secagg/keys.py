@@ -175,14 +175,15 @@ class BatchKeys:
         self._seeds.pop(number, None)
 
 
-def _private(secret: int) -> X25519PrivateKey:
+def mask_key(secret: int) -> X25519PrivateKey:
+    """The X25519 key that a mask secret is."""
     # A field element is 255 bits: exactly what RFC 7748's clamping leaves of a private key's entropy, and more.
     return X25519PrivateKey.from_private_bytes(secret.to_bytes(32, "little"))
 
 
 def mask_public(secret: int) -> bytes:
     """The public key of a mask secret."""
-    return _private(secret).public_key().public_bytes_raw()
+    return mask_key(secret).public_key().public_bytes_raw()
 
 
 def seed_commitment(seed: int) -> bytes:
@@ -192,7 +193,7 @@ def seed_commitment(seed: int) -> bytes:
 
 def mask_agree(secret: int, peer: bytes) -> bytes:
     """The X25519 secret two silos' masks of one round derive from."""
-    return agree(_private(secret), peer)
+    return agree(mask_key(secret), peer)
 
 
 def agree(private: X25519PrivateKey, peer: bytes) -> bytes:

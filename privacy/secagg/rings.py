@@ -1,7 +1,8 @@
 """The rings a sum is taken in, Z/2^b for b = 16, 20, 24, 32, and how their elements travel.
 
-On the wire an element takes b bits and no more (little-endian; 20-bit elements go in pairs of five
-bytes). In memory it is an unsigned word of 16 or 32 bits, whose upper bits mean nothing until `pack`.
+On the wire an element takes b bits and no more. 16 and 32 bits are little-endian words; of wider and
+narrower ones come first the lower 16 bits of all elements, as words, and then the upper parts of all: a
+byte each of 24 bits; of 20 bits half a byte, the earlier element's in the lower half. In memory it is an unsigned word of 16 or 32 bits, whose upper bits mean nothing until `pack`.
 
 A sum that wraps around is silently wrong, the worst bug there is. So a ring is chosen for it: `fitting`
 takes the narrowest in which n silos' vectors and their noise overflow with probability below 2^-40.
@@ -74,24 +75,28 @@ class Ring:
 
     def pack(self, words: Words) -> bytes:
         """Elements as they travel: `wire_bytes(d)` bytes. Upper bits of a word are dropped."""
-        data = bytearray(self.wire_bytes(words.size))
-        self.pack_into(words, memoryview(data))
-        return bytes(data)
+        room = bytearray(self.wire_bytes(words.size))
+        self.pack_into(words, room, 0)
+        return bytes(room)
 
-    def pack_into(self, words: Words, room: memoryview) -> None:
-        """`pack` into the `wire_bytes(d)` bytes of `room`."""
-        out = np.frombuffer(room, np.uint8)
+    def pack_into(self, words: Words, room: bytearray, start: int) -> None:
+        """Write elements `start` and following (an even number) into the room of a whole packed vector."""
+        out, stop = np.frombuffer(room, np.uint8), start + words.size
         if self.bits in (16, 32):
-            out.view(self.word)[:] = words
+            out.view(self.word)[start:stop] = words
             return
-        group = _GROUP[self.bits]
-        whole = words.size // group * group
-        bits = _squeeze(words[:whole], self.bits)
-        out[: bits.size] = bits
-        if whole < words.size:
-            rest = np.zeros(group, self.word)
-            rest[: words.size - whole] = words[whole:]
-            out[bits.size :] = _squeeze(rest, self.bits)[: out.size - bits.size]
+        dimension = len(room) * 8 // self.bits
+        out[: 2 * dimension].view("<u2")[start:stop] = words.astype("<u2")
+        upper = (words >> np.uint32(16)).astype(np.uint8)
+        if self.bits == 24:
+            out[2 * dimension + start : 2 * dimension + stop] = upper
+            return
+        upper &= np.uint8(15)
+        at = 2 * dimension + start // 2
+        half = upper.size // 2
+        out[at : at + half] = upper[0 : 2 * half : 2] | upper[1::2] << np.uint8(4)
+        if upper.size % 2:
+            out[at + half] = upper[-1]
 
     def unpack(self, data: bytes | bytearray, dimension: int) -> Words:
         """The elements of `pack`.
@@ -105,55 +110,16 @@ class Ring:
             )
         if self.bits in (16, 32):
             return np.frombuffer(data, self.word).copy()
-        block = _GROUP[self.bits] * self.bits // 8
         raw = np.frombuffer(data, np.uint8)
-        if raw.size % block:
-            raw = np.concatenate([raw, np.zeros(-raw.size % block, np.uint8)])
-        words = _spread(raw, self.bits)
-        if words[dimension:].any():
-            raise ProtocolError("the padding behind a packed vector is not zero")
-        return words[:dimension]
-
-
-# Elements of 20 and 24 bits: two words hold a pair (40 or 48 bits), and 8 or 4 pairs fill 5 or 3 words of
-# 64 bits. Whole arrays at a time, as byte by byte it would cost as much as the masks.
-_GROUP = {20: 16, 24: 8}  # elements that fill whole words of 64 bits
-
-
-def _shifted(x: npt.NDArray[np.uint64], places: int) -> npt.NDArray[np.uint64]:
-    """x · 2^places, whole."""
-    return x << np.uint64(places) if places >= 0 else x >> np.uint64(-places)
-
-
-def _squeeze(words: Words, bits: int) -> npt.NDArray[np.uint8]:
-    """Whole groups of elements as bytes."""
-    mask = np.uint64((1 << bits) - 1)
-    both = words.view("<u8")
-    pairs = (both & mask) | ((both >> np.uint64(32 - bits)) & (mask << np.uint64(bits)))
-    count = _GROUP[bits] // 2
-    pairs = pairs.reshape(-1, count)
-    out = np.zeros((len(pairs), count * bits // 32), "<u8")
-    for place in range(count):
-        first, offset = divmod(place * 2 * bits, 64)
-        out[:, first] |= _shifted(pairs[:, place], offset)
-        if offset + 2 * bits > 64:
-            out[:, first + 1] |= _shifted(pairs[:, place], offset - 64)
-    return out.reshape(-1).view(np.uint8)
-
-
-def _spread(raw: npt.NDArray[np.uint8], bits: int) -> Words:
-    """The elements of whole groups."""
-    count = _GROUP[bits] // 2
-    packed = raw.view("<u8").reshape(-1, count * bits // 32)
-    mask = np.uint64((1 << bits) - 1)
-    both = np.empty((len(packed), count), "<u8")
-    for place in range(count):
-        first, offset = divmod(place * 2 * bits, 64)
-        pair = _shifted(packed[:, first], -offset)
-        if offset + 2 * bits > 64:
-            pair = pair | _shifted(packed[:, first + 1], 64 - offset)
-        both[:, place] = (pair & mask) | ((pair & (mask << np.uint64(bits))) << np.uint64(32 - bits))
-    return both.reshape(-1).view("<u4")
+        upper = raw[2 * dimension :]
+        if self.bits == 20:
+            upper = np.stack((upper & np.uint8(15), upper >> np.uint8(4)), axis=1).reshape(-1)
+            if upper[dimension:].any():
+                raise ProtocolError("the padding behind a packed vector is not zero")
+        words = upper[:dimension].astype(self.word)
+        words <<= np.uint32(16)
+        words |= raw[: 2 * dimension].view("<u2")
+        return words
 
 
 def noise_tail(dimension: int) -> float:

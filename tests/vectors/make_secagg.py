@@ -105,9 +105,14 @@ def names_digest(names: Collection[str]) -> str:
 
 
 def packed(values: Sequence[int], bits: int) -> bytes:
-    """Bit after bit, least significant first, as one long number."""
-    whole = sum((value % (1 << bits)) << (place * bits) for place, value in enumerate(values))
-    return whole.to_bytes(-(-len(values) * bits // 8), "little")
+    """Lower 16 bits of all, then the upper parts of all, each plane as one long number, least significant first."""
+    planes = [(0, bits)] if bits in (16, 32) else [(0, 16), (16, bits - 16)]
+    data = b""
+    for shift, width in planes:
+        parts = [(value % (1 << bits)) >> shift & ((1 << width) - 1) for value in values]
+        whole = sum(part << (place * width) for place, part in enumerate(parts))
+        data += whole.to_bytes(-(-len(values) * width // 8), "little")
+    return data
 
 
 def signed(value: int, bits: int) -> int:
