@@ -199,14 +199,14 @@ def test_a_rounded_vector_keeps_the_norm_bound(d: int, size: float, seed: int, d
 def test_a_rounding_that_passes_the_norm_bound_is_not_sent() -> None:
     """The worst dither lifts every coordinate by almost one; its chance is below 2^-40."""
 
-    class Least(EveryDither):
+    class Most(EveryDither):
         def take(self, count: int) -> bytes:
-            return bytes(count)
+            return b"\xff" * count
 
     grid = Grid(Ring(32), 1.0, 1.0, 10_000)
     assert grid.norm_bound < 100
     source = Fixed(np.full(10_000, 1e-3), grid)
-    source._stream = Least()  # type: ignore[assignment]
+    source._stream = Most()  # type: ignore[assignment]
     with pytest.raises(InputError, match="passes its bound"):
         source.chunk(0, 10_000)
 
@@ -235,7 +235,7 @@ def test_a_vector_longer_than_the_clip_is_refused(dtype: Any) -> None:
     grid = Grid(Ring(32), 1.0, 1.0, 90_000)
     Fixed(values, grid)
     Fixed(values * dtype(1 + 2.0**-22), grid)
-    for factor in (1 + 2.0**-18, 1.001, 2.0, 1e6):
+    for factor in (1 + 2.0**-14, 1.001, 2.0, 1e6):
         with pytest.raises(InputError, match="of L2 norm"):
             Fixed(values * dtype(factor), grid)
 
@@ -411,3 +411,32 @@ def test_the_server_keeps_one_vector_however_many_silos_send(bits: int) -> None:
     assert most < 8 * d + 2 * word + MIB  # the total as int64, and two lots of words
     most, _ = peak(lambda: cast.silos["s1"].verify_sum(1, survivors, opened.total, opened.check))
     assert most < SCRATCH
+
+
+# ── a bound on single coordinates ────────────────────────────────────────────────────────────────
+
+
+def test_a_peak_leaves_the_ring_to_the_noise() -> None:
+    """Long vectors have small coordinates: said so, the same ring carries a finer grid, and less extra noise."""
+    told: dict[str, Any] = {"silos": 10, "clip": 1.0, "sigma": 0.25, "dimension": 10**6}
+    plain, peaked = Grid.choose(**told), Grid.choose(**told, peak=1 / 16)
+    assert (plain.ring.bits, peaked.ring.bits) == (20, 16)
+    reach = 10 * (peaked.peak * peaked.scale + 1) + noise_tail(10**6) * 0.25 * peaked.scale
+    assert reach < peaked.ring.half and peaked.extra_noise(10, 0.25) <= 0.01
+
+
+@each_float
+def test_a_coordinate_beyond_the_peak_is_not_sent(dtype: Any) -> None:
+    grid = Grid(Ring(16), 100.0, 1.0, 8, 0.25)
+    assert set(rounded(np.full(8, 0.25, dtype), grid).tolist()) == {25}
+    for wrong in (0.27, -0.27):
+        values = np.zeros(8, dtype)
+        values[5] = wrong
+        with pytest.raises(InputError, match="beyond the grid's peak"):
+            rounded(values, grid)
+
+
+@pytest.mark.parametrize("peak", [0.0, -1.0, math.nan])
+def test_a_peak_that_is_none_is_refused(peak: float) -> None:
+    with pytest.raises(InputError, match="a grid needs"):
+        Grid.choose(silos=3, clip=1.0, sigma=1.0, dimension=10, peak=peak)
