@@ -7,38 +7,43 @@ algebra, a single silo's vector. `Stage` plays a secure sum in which a defence m
 
 from __future__ import annotations
 
-import copy
 import math
 import secrets
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import combinations
+from functools import cache
+from itertools import combinations, islice, product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unittest.mock import patch
 
 import numpy as np
 import numpy.typing as npt
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from support.sums import Cast
 
-from foedus.documents import Envelope
-from foedus.errors import FoedusError
-from foedus.privacy.secagg import masks, shares
-from foedus.privacy.secagg.aggregator import Aggregator
+from foedus.clients.follower import Follower
+from foedus.documents import Envelope, Payload
+from foedus.errors import FoedusError, VerificationError
+from foedus.federation.secure_sum import Sum
+from foedus.privacy.secagg import client, masks, shares
+from foedus.privacy.secagg.aggregator import Aggregator, Opened
 from foedus.privacy.secagg.client import Silo, pair_seed, self_seed
-from foedus.privacy.secagg.codec import Integers, unwrap
 from foedus.privacy.secagg.journal import Journal, Step
 from foedus.privacy.secagg.keys import (
     Advertisement,
     BatchKeys,
     Context,
     Roster,
+    agree,
     mask_agree,
     mask_public,
     seed_commitment,
 )
+from foedus.privacy.secagg.rings import Integers, Ring, Words
+from foedus.privacy.secagg.topology import names_digest
 
 D = 2000  # coordinates of a victim's vector in these attacks
 
@@ -75,6 +80,25 @@ def compare(guess: Integers, truth: Integers) -> Reading:
 
 
 Key = tuple[int, str]  # round, silo
+SEED, MASK = "seed", "mask key"
+_MIXTURES = 200  # ways to add up answers for different sets that are tried for one secret
+
+
+@dataclass(frozen=True)
+class Given:
+    """One answer: who gave it, for which sets it was asked, and the values; and less the blinds shared with helpers."""
+
+    by: str
+    survivors: tuple[str, ...]
+    answering: tuple[str, ...]
+    values: Mapping[tuple[str, str], int]  # owner, kind
+    bare: Mapping[tuple[str, str], int]
+
+
+@cache
+def _weights(points: tuple[int, ...]) -> dict[int, int]:
+    """Lagrange's, at 0."""
+    return {x: shares.weight(x, points) for x in points}
 
 
 @dataclass
@@ -85,12 +109,16 @@ class Spy:
     context: Context
     public: dict[str, Advertisement] = field(default_factory=dict)
     participants: tuple[str, ...] = ()
-    uploads: dict[Key, masks.Words] = field(default_factory=dict)
+    uploads: dict[Key, Words] = field(default_factory=dict)
+    headers: dict[Key, Payload] = field(default_factory=dict)
     own: dict[Key, Integers] = field(default_factory=dict)
-    seeds: dict[Key, int] = field(default_factory=dict)
-    mask_secrets: dict[Key, int] = field(default_factory=dict)
-    seed_shares: dict[Key, dict[int, int]] = field(default_factory=lambda: defaultdict(dict))
-    mask_shares: dict[Key, dict[int, int]] = field(default_factory=lambda: defaultdict(dict))
+    secrets: dict[tuple[int, str, str], int] = field(default_factory=dict)  # round, silo, kind
+    shares: dict[tuple[int, str, str], dict[int, int]] = field(default_factory=lambda: defaultdict(dict))
+    helpers: dict[str, X25519PrivateKey] = field(default_factory=dict)  # and their share keys
+    given: dict[int, list[Given]] = field(default_factory=lambda: defaultdict(list))
+    _news: int = 0  # counts what was heard: what was tried in vain is tried again after news only
+    _vain: dict[tuple[int, str, str], int] = field(default_factory=dict)
+    _opened: dict[int, tuple[int, dict[tuple[str, ...], Integers]]] = field(default_factory=dict)
 
     # ── what it comes by ─────────────────────────────────────────────────────────────────────────
 
@@ -101,28 +129,62 @@ class Spy:
             self.public[silo] = Advertisement.verify(envelope, self.context, silo, self.roster.key(silo))
         self.participants = tuple(sorted(participants))
 
+    def hear_vector(self, number: int, silo: str, data: bytes | bytearray, header: Envelope) -> None:
+        """A masked vector."""
+        said = header.payload
+        self.uploads[number, silo] = Ring(said["bits"]).unpack(data, said["dimension"])
+        self.headers[number, silo] = said
+        self._news += 1
+
     def hear_answer(
-        self, number: int, silo: str, seeds: Mapping[str, bytes], mask_keys: Mapping[str, bytes]
+        self,
+        number: int,
+        silo: str,
+        told: tuple[Sequence[str], Sequence[str]],
+        seeds: Mapping[str, bytes],
+        mask_keys: Mapping[str, bytes],
     ) -> None:
-        """The shares one silo gave away."""
-        x = self.roster.point(silo)
-        for owner, value in seeds.items():
-            self.seed_shares[number, owner][x] = shares.from_bytes(value)
-        for owner, value in mask_keys.items():
-            self.mask_shares[number, owner][x] = shares.from_bytes(value)
+        """What one silo gave when it was told these survivors, and these to answer. (Helpers' own shares are known.)"""
+        if silo in self.helpers:
+            return
+        values = {(owner, SEED): shares.from_bytes(value) for owner, value in seeds.items()}
+        values |= {(owner, MASK): shares.from_bytes(value) for owner, value in mask_keys.items()}
+        survivors, answering = (tuple(sorted(set(names))) for names in told)
+        blinds = self._blinds(number, silo, survivors, answering)
+        bare = {(o, kind): (value - blinds[o]) % shares.PRIME for (o, kind), value in values.items()}
+        self.given[number].append(Given(silo, survivors, answering, values, bare))
+        self._news += 1
+
+    def _blinds(
+        self, number: int, silo: str, survivors: tuple[str, ...], answering: tuple[str, ...]
+    ) -> dict[str, int]:
+        """What the helpers' keystreams add to an answer, by owner."""
+        bound = [names_digest(names) for names in (self.participants, survivors, answering)]
+        blinds = dict.fromkeys(self.participants, 0)
+        for helper in set(answering) & set(self.helpers):
+            low, high = sorted((silo, helper))
+            secret = agree(self.helpers[helper], self.public[silo].share_key)
+            key = masks.derive(secret, "answer", self.context.digest, number, low, high, *bound)
+            stream = masks.keystream(key, 32 * len(blinds))
+            for place, owner in enumerate(blinds):
+                element = int.from_bytes(stream[32 * place : 32 * place + 32], "little")
+                blinds[owner] += element if silo == low else -element
+        return blinds
 
     def turn(self, silo: Silo, vectors: Mapping[int, Integers] | None = None) -> None:
         """A silo hands over all it has: its own secrets, its shares of the others', its vectors."""
         x = self.roster.point(silo.name)
+        self.helpers[silo.name] = silo._keys._share_key
         for number in self.context.rounds:
-            self.seeds[number, silo.name] = silo._keys.seed(number)
-            self.mask_secrets[number, silo.name] = silo._keys.mask_secret(number)
+            self.secrets[number, silo.name, SEED] = silo._keys.seed(number)
+            self.secrets[number, silo.name, MASK] = silo._keys.mask_secret(number)
         for owner, rounds in silo._held.items():
             for number, (mask_share, seed_share) in rounds.items():
-                self.mask_shares[number, owner][x] = mask_share
-                self.seed_shares[number, owner][x] = seed_share
+                self.shares[number, owner, MASK][x] = mask_share
+                self.shares[number, owner, SEED][x] = seed_share
         for number, vector in (vectors or {}).items():
             self.own[number, silo.name] = vector
+        self._news += 1
 
     def search(self, number: int, seeds: Iterable[int], mask_secrets: Iterable[int]) -> int:
         """Try candidates for secrets against what is public of them; how many were found."""
@@ -131,88 +193,162 @@ class Spy:
         found = 0
         for candidate in seeds:
             if (silo := commitments.get(seed_commitment(candidate))) is not None:
-                self.seeds[number, silo], found = candidate, found + 1
+                self.secrets[number, silo, SEED], found = candidate, found + 1
         for candidate in mask_secrets:
             if (silo := keys.get(mask_public(candidate))) is not None:
-                self.mask_secrets[number, silo], found = candidate, found + 1
+                self.secrets[number, silo, MASK], found = candidate, found + 1
+        self._news += 1
         return found
 
     # ── what follows from it ─────────────────────────────────────────────────────────────────────
 
-    def seed(self, number: int, silo: str) -> int | None:
-        """A silo's self-mask seed, if it is known or `threshold` shares rebuild it."""
-        if (number, silo) not in self.seeds:
-            rebuilt = self._rebuilt(self.seed_shares[number, silo])
-            if rebuilt is None or seed_commitment(rebuilt) != self.public[silo].seeds[number]:
-                return None
-            self.seeds[number, silo] = rebuilt
-        return self.seeds[number, silo]
+    def secret(self, number: int, silo: str, kind: str) -> int | None:
+        """A silo's self-mask seed or mask key, if it is known or follows from what was heard."""
+        at = number, silo, kind
+        if at not in self.secrets and self._vain.get(at) != self._news:
+            published = self.public[silo]
+            fits = (
+                (lambda s: seed_commitment(s) == published.seeds[number])
+                if kind == SEED
+                else (lambda s: mask_public(s) == published.mask[number])
+            )
+            found = next((s for s in self._candidates(*at) if fits(s)), None)
+            if found is None:
+                self._vain[at] = self._news
+            else:
+                self.secrets[at] = found
+        return self.secrets.get(at)
 
-    def mask_secret(self, number: int, silo: str) -> int | None:
-        """A silo's mask key, the same way."""
-        if (number, silo) not in self.mask_secrets:
-            rebuilt = self._rebuilt(self.mask_shares[number, silo])
-            if rebuilt is None or mask_public(rebuilt) != self.public[silo].mask[number]:
-                return None
-            self.mask_secrets[number, silo] = rebuilt
-        return self.mask_secrets[number, silo]
+    def _candidates(self, number: int, owner: str, kind: str) -> Iterator[int]:
+        """Everything the answers and the helpers' shares may add up to, once each."""
+        about = [given for given in self.given[number] if (owner, kind) in given.values]
+        own = self.shares[number, owner, kind]
+        seen: set[int] = set()
+        for candidate in self._sums(about, own, (owner, kind)):
+            if candidate not in seen:
+                seen.add(candidate)
+                yield candidate
+        for reading in self._readings(about, own, (owner, kind)):
+            for points in combinations(sorted(reading), self.roster.threshold):
+                weights = _weights(points)
+                candidate = sum(weights[x] * reading[x] for x in points) % shares.PRIME
+                if candidate not in seen:
+                    seen.add(candidate)
+                    yield candidate
 
-    def _rebuilt(self, held: Mapping[int, int]) -> int | None:
-        try:
-            return shares.combine(held, self.roster.threshold)
-        except FoedusError:
-            return None
+    def _sums(self, about: list[Given], own: Mapping[int, int], what: tuple[str, str]) -> Iterator[int]:
+        """As the server should: the answers of one set added up; then of any that can be mixed, weighed anew."""
+        for answering in dict.fromkeys(given.answering for given in about):
+            weights = _weights(tuple(self.roster.point(silo) for silo in answering))
+            helped = sum(weights[x] * own.get(x, 0) for x in (self.roster.point(s) for s in answering))
+            for survivors in dict.fromkeys(given.survivors for given in about):
+                told = [g for g in about if (g.survivors, g.answering) == (survivors, answering)]
+                yield (helped + sum({g.by: g.bare[what] for g in told}.values())) % shares.PRIME
+            by = [[g for g in about if g.by == silo] for silo in answering if silo not in self.helpers]
+            for mixed in islice(product(*(some for some in by if some)), _MIXTURES):
+                total = helped
+                for given in mixed:
+                    x = self.roster.point(given.by)
+                    total += given.bare[what] * self._unweighed(given) * weights[x]
+                yield total % shares.PRIME
+
+    def _unweighed(self, given: Given) -> int:
+        """What takes an answer's own weight away."""
+        points = tuple(self.roster.point(silo) for silo in given.answering)
+        return pow(_weights(points)[self.roster.point(given.by)], -1, shares.PRIME)
+
+    def _readings(
+        self, about: list[Given], own: Mapping[int, int], what: tuple[str, str]
+    ) -> list[dict[int, int]]:
+        """Answers taken for shares: as they are, less helpers' blinds, without weight, and differences of two."""
+        readings: list[dict[int, int]] = [dict(own) for _ in range(5)]
+        for given in about:
+            x, unweighed = self.roster.point(given.by), self._unweighed(given)
+            plain, bare = given.values[what], given.bare[what]
+            for reading, y in zip(readings, (plain, bare, plain * unweighed, bare * unweighed), strict=False):
+                reading[x] = y % shares.PRIME
+            for other in about:
+                if other.by == given.by and other.answering != given.answering:
+                    apart = pow(unweighed, -1, shares.PRIME) - pow(self._unweighed(other), -1, shares.PRIME)
+                    if apart % shares.PRIME:
+                        y = (bare - other.bare[what]) * pow(apart, -1, shares.PRIME)
+                        readings[4][x] = y % shares.PRIME
+        return [reading for reading in readings if len(reading) >= self.roster.threshold]
 
     def _pair(self, number: int, one: str, other: str) -> bytes | None:
-        """The seed of a pair's mask, if either half of it is known."""
+        """The seed of the mask that `one` put on its vector together with `other`, if either half of it is known."""
         for mine, theirs in ((one, other), (other, one)):
-            secret = self.mask_secret(number, mine)
+            secret = self.secret(number, mine, MASK)
             if secret is not None:
                 agreed = mask_agree(secret, self.public[theirs].mask[number])
-                return pair_seed(agreed, self.context, number, one, other)
+                return pair_seed(agreed, self.context, number, one, other, *self._about(number, one))
         return None
 
-    def unmasked(self, number: int, members: Sequence[str]) -> tuple[Integers, bool]:
-        """The sum over `members` with every mask taken away that can be; and whether those were all."""
+    def _about(self, number: int, silo: str) -> tuple[str, ...]:
+        """What a silo's pair masks are bound to beside round and names, where they are."""
+        subject = getattr(client, "subject", None)
+        said = self.headers[number, silo]
+        if subject is None:
+            return ()
+        return (subject(said["task"], said["dimension"], Ring(said["bits"]), said["model"]),)
+
+    def openable(self, number: int, members: Sequence[str]) -> bool:
+        """Whether every mask on the sum over `members` is known."""
+        outside = [s for s in self.participants if s not in members]
+        return all(self.secret(number, silo, SEED) is not None for silo in members) and all(
+            self.secret(number, one, MASK) is not None or self.secret(number, other, MASK) is not None
+            for one, other in product(members, outside)
+        )
+
+    def unmasked(self, number: int, members: Sequence[str]) -> Integers:
+        """The sum over `members` with every mask taken away that can be."""
+        ring = Ring(self.headers[number, members[0]]["bits"])
         words = np.zeros_like(self.uploads[number, members[0]])
-        whole = True
+        known = []
         for silo in members:
             words += self.uploads[number, silo]
-            seed = self.seed(number, silo)
-            if seed is None:
-                whole = False
-            else:
-                masks.apply(words, self_seed(seed, self.context, number, silo), subtract=True)
+            seed = self.secret(number, silo, SEED)
+            if seed is not None:
+                known.append((self_seed(seed, self.context, number, silo), True))
             for peer in set(self.participants) - set(members):
                 pair = self._pair(number, silo, peer)
-                if pair is None:
-                    whole = False
-                else:
-                    masks.apply(words, pair, subtract=silo < peer)
-        return unwrap(words), whole
+                if pair is not None:
+                    known.append((pair, silo < peer))
+        on = masks.Masks(known, ring)
+        for start, stop in masks.chunks(words.size):
+            on.put_on(words[start:stop])
+        return ring.unwrap(words)
 
     def opened(self, number: int) -> dict[tuple[str, ...], Integers]:
         """Every sum this spy can open, by its members."""
-        there = sorted(silo for r, silo in self.uploads if r == number)
-        found = {}
-        for size in range(1, len(there) + 1):
-            for members in combinations(there, size):
-                total, whole = self.unmasked(number, members)
-                if whole:
-                    found[members] = total
+        news, found = self._opened.get(number, (-1, {}))
+        if news != self._news:
+            there = sorted(silo for r, silo in self.uploads if r == number)
+            found = {
+                members: self.unmasked(number, members)
+                for size in range(1, len(there) + 1)
+                for members in combinations(there, size)
+                if self.openable(number, members)
+            }
+            self._opened[number] = self._news, found
         return found
 
     def honest_sums(self, number: int) -> int:
         """Of how many independent sums of honest silos the spy knows the value."""
-        helpers = {silo for r, silo in self.own if r == number}
         rows = [
-            [s in members for s in self.participants if s not in helpers] for members in self.opened(number)
+            [s in members for s in self.participants if s not in self.helpers]
+            for members in self.opened(number)
         ]
         return int(np.linalg.matrix_rank(np.array(rows, float))) if rows else 0
 
+    def least_honest(self, number: int) -> int:
+        """Of how few honest silos the spy has opened a sum; 0 if of none."""
+        honest = [set(members) - set(self.helpers) for members in self.opened(number)]
+        return min((len(some) for some in honest if some), default=0)
+
     def guess(self, number: int, victim: str) -> Integers:
         """The victim's vector solved from all opened sums, or else its upload without the masks that are known."""
-        sums = self.opened(number)
+        sums = dict(self.opened(number))
         sums |= {(silo,): vector for (r, silo), vector in self.own.items() if r == number}
         names = sorted(self.participants)
         if sums:
@@ -222,7 +358,7 @@ class Spy:
             if np.abs(rows @ solution - wanted).max() < 1e-9:
                 parts = zip(solution, sums.values(), strict=True)
                 return np.rint(sum(c * total for c, total in parts)).astype(np.int64)
-        return self.unmasked(number, [victim])[0]
+        return self.unmasked(number, [victim])
 
 
 # ── defences removed ─────────────────────────────────────────────────────────────────────────────
@@ -239,16 +375,14 @@ class Amnesiac(Journal):
         pass
 
 
-class Obliging(Silo):
-    """A silo that keeps its secrets after an answer, so that it can answer again."""
+class Plain(Silo):
+    """A silo that gives its shares as they are, as the protocol before answers were bound to their set."""
 
-    def answer(
-        self, number: int, survivors: Sequence[str]
-    ) -> tuple[Envelope, dict[str, bytes], dict[str, bytes]]:
-        kept = copy.deepcopy(self._held), copy.copy(self._keys._seeds), copy.copy(self._keys._mask_secrets)
-        answer = super().answer(number, survivors)
-        self._held, self._keys._seeds, self._keys._mask_secrets = kept
-        return answer
+    def _weight(self, answering: Sequence[str]) -> int:
+        return 1
+
+    def _blinds(self, number: int, survivors: Sequence[str], answering: Sequence[str]) -> list[int]:
+        return [0 for _ in super()._blinds(number, survivors, answering)]
 
 
 class ShortKeys(BatchKeys):
@@ -314,15 +448,27 @@ class Stage(Cast):
 
     def send(self, spy: Spy, number: int, name: str, vector: Integers) -> None:
         """A silo uploads; the spy at the server keeps it."""
-        spy.uploads[number, name] = self.upload(number, name, vector)[0]
+        spy.hear_vector(number, name, *self.upload(number, name, vector))
 
-    def ask(self, spy: Spy, number: int, name: str, survivors: Sequence[str]) -> str:
-        """A silo is asked to help open a sum; the spy keeps what it says. "" or why it said no."""
+    def ask(
+        self,
+        spy: Spy,
+        number: int,
+        name: str,
+        survivors: Sequence[str],
+        answering: Sequence[str] | None = None,
+    ) -> str:
+        """A silo is asked to help open a sum; the spy keeps what it says. "" or why it said no.
+
+        Args:
+            answering: who else is said to be asked; all survivors, unless told otherwise.
+        """
+        told = survivors, survivors if answering is None else answering
         try:
-            _, seeds, mask_keys = self.silos[name].answer(number, survivors)
+            _, seeds, mask_keys = self.silos[name].answer(number, told[0], answering=told[1])
         except FoedusError as error:
             return code_of(error)
-        spy.hear_answer(number, name, seeds, mask_keys)
+        spy.hear_answer(number, name, told, seeds, mask_keys)
         return ""
 
 
@@ -336,7 +482,8 @@ def secrets_of(silo: Silo) -> list[bytes]:
     numbers = [*silo._keys._seeds.values(), *silo._keys._mask_secrets.values()]
     numbers += [value for rounds in silo._held.values() for pair in rounds.values() for value in pair]
     found = [n.to_bytes(32, order) for n in numbers for order in ("big", "little")]
-    return [*found, silo._keys._share_key.private_bytes_raw()]
+    keys = [silo._keys._share_key.private_bytes_raw(), silo._keys.check_part]
+    return [*found, *keys, *([silo._check_key] if silo._check_key else [])]
 
 
 def draw(keys: type[BatchKeys], count: int) -> tuple[npt.NDArray[np.uint64], bytes]:
@@ -347,44 +494,46 @@ def draw(keys: type[BatchKeys], count: int) -> tuple[npt.NDArray[np.uint64], byt
     return low, b"".join(n.to_bytes(32, "little")[:31] for n in numbers[:20_000])
 
 
-class Naked(Silo):
-    """A silo that signs and sends its vector as it is."""
-
-    def mask(self, number: int, vector: masks.Words, *, task: str) -> tuple[masks.Words, Envelope]:
-        masked, header = super().mask(number, vector, task=task)
-        return vector.astype(masked.dtype), header
+MASKLESS = (masks.Masks, "put_on", lambda self, chunk: None)
+"""A patch: no masks at all, on either side, so that everything else goes on as ever."""
 
 
-# ── protocol version 2 ───────────────────────────────────────────────────────────────────────────
-
-
-def has_check_value() -> bool:
-    """Whether silos can verify an opened sum (protocol version 2)."""
-    return hasattr(Silo, "verify_sum")
+# ── sums and models that are not what they should be ─────────────────────────────────────────────
 
 
 @contextmanager
-def alter(number: int, amount: int) -> Iterator[None]:
-    """A server that adds `amount` to every number of a round's opened sum."""
-    total = Aggregator.total
+def alter(number: int, amount: int, *, shown: bool = True) -> Iterator[None]:
+    """A server that adds `amount` to every number of a round's opened sum.
 
-    def lie(self: Aggregator, asked: int) -> Any:
+    Args:
+        shown: the nodes are shown the altered sum, as everybody; else the true one.
+    """
+    total, notice = Aggregator.total, Sum.notice
+
+    def lie(self: Aggregator, asked: int) -> Opened:
         opened = total(self, asked)
-        if asked != number:
-            return opened
-        if isinstance(opened, np.ndarray):
-            return opened + amount
-        return replace(opened, total=opened.total + amount)
+        return replace(opened, total=opened.total + amount) if asked == number else opened
 
-    with patch.object(Aggregator, "total", lie):
+    def truth(self: Sum) -> Any:
+        return notice(
+            replace(self, total=self.total - amount) if self.round == number and not shown else self
+        )
+
+    with patch.object(Aggregator, "total", lie), patch.object(Sum, "notice", truth):
         yield
 
 
 @contextmanager
 def unchecked() -> Iterator[None]:
-    """Silos that take any sum for the right one. Adapt to what the node checks in version 2."""
-    if not has_check_value():
-        yield
-        return
-    with patch.object(Silo, "verify_sum", lambda *_, **__: None):
+    """Silos that take any sum, and nodes that take any model, for the right one."""
+    verify = Silo.verify_sum
+
+    def believe(self: Silo, number: int, *shown: Any) -> None:
+        try:
+            verify(self, number, *shown)
+        except VerificationError:
+            self._unseen = cast(Any, set() if isinstance(self._unseen, set) else None)
+            self._forget(number)
+
+    with patch.object(Silo, "verify_sum", believe), patch.object(Follower, "check", lambda *_: None):
         yield

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import functools
 import logging
+import re
 import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 from support.nodes import Rehearsal, Said
 from support.orders import copy_of, make_draft, small_world
 from support.sums import scratch
 
 from foedus.clients.app import SiloApp
 from foedus.demo.world import World
+from foedus.federation import messages as m
 
 VICTIM = "aster-music"
 TRAIN = 2  # the first training round; round 1 is of curvature
@@ -70,8 +73,23 @@ def word(said: Said) -> str:
     return "(answered)" if said.refusal is None else said.refusal.code
 
 
-def uploads(rehearsal: Rehearsal, number: int = TRAIN) -> None:
+def same(one: Said, other: Said) -> bool:
+    """Whether two replies are one to the byte, but for the size of the log the node has seen."""
+    records = [said.message.content.config_records[m.RECORD] for said in (one, other)]
+    forms = [(r["action"], re.sub(rb'"log_size":\d+', b"", bytes(r["body"])), r["data"]) for r in records]
+    return forms[0] == forms[1]
+
+
+def other_weights(rehearsal: Rehearsal, by: float = 3.0) -> bytes:
+    """A model that nobody worked out."""
+    return (np.frombuffer(rehearsal.weights, "<f8") + by).astype("<f8").tobytes()
+
+
+def uploads(rehearsal: Rehearsal, number: int = TRAIN) -> dict[str, Said]:
     """Every node uploads its vector of a round, as in an honest run."""
+    found = {}
     for silo in rehearsal.silos:
         said = rehearsal.ask(silo, rehearsal.vector_request(silo, number), rehearsal.weights)
         assert said.refusal is None, said.refusal
+        found[silo] = said
+    return found

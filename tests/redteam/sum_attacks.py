@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 from redteam.checks import Check, Outcome, tally
-from redteam.crypt import Amnesiac, D, Low, Obliging, Reading, ShortKeys, Spy, Stage, code_of, compare, draw
-from redteam.node_support import TRAIN, VICTIM, node, play, uploads, word
+from redteam.crypt import Amnesiac, D, Low, Plain, Reading, ShortKeys, Spy, Stage, code_of, compare, draw
+from redteam.node_support import TRAIN, VICTIM, node, other_weights, play, same, uploads, word
 from support.goodness import uniform_bytes_p
-from support.sums import vectors
+from support.sums import RING, vectors
 
 from foedus.clients.home import Home
 from foedus.compliance.treaty import sign_all
@@ -26,6 +26,7 @@ from foedus.privacy.secagg.keys import KIND, BatchKeys, Roster
 
 ALL = ("s1", "s2", "s3", "s4")
 TARGET = "s4"
+MIXED = ((7, 2), (10, 3))  # silos, colluders
 SERVER = "server"
 HELPED = "server + 1 silo"
 
@@ -98,16 +99,19 @@ def both_shares() -> Outcome:
     with play() as rehearsal:
         rehearsal.set_up()
         uploads(rehearsal)
-        said = [
-            word(rehearsal.ask(VICTIM, rehearsal.answer_request(TRAIN, list(asked))))
+        heard = [
+            rehearsal.ask(VICTIM, rehearsal.answer_request(TRAIN, list(asked)))
             for asked in (rehearsal.silos, rehearsal.silos[:3], rehearsal.silos)
         ]
-    weak, weak_refused = _ask_both(silo=Obliging, journal=Amnesiac)
+        said = [word(one) for one in heard]
+    weak, weak_refused = _ask_both(journal=Amnesiac)
     return Outcome(
-        not reading.broken and said == ["(answered)", "ALREADY_DONE", "ALREADY_DONE"],
-        f"{reading}; silos refused {tally(refused)}; the real node: {', '.join(said)}",
+        not reading.broken
+        and said == ["(answered)", "ALREADY_DONE", "(answered)"]
+        and same(heard[0], heard[2]),
+        f"{reading}; silos refused {tally(refused)}; the real node: {', '.join(said)} (the first answer again, to the byte)",
         weak.exact == D,
-        f"silos that answer twice ({len(weak_refused)} refusals): {weak}",
+        f"silos that forget what they answered ({len(weak_refused)} refusals): {weak}",
     )
 
 
@@ -115,7 +119,7 @@ def both_shares() -> Outcome:
 
 
 def _two_stories(told: Sequence[Sequence[str]], **options: Any) -> tuple[int, Reading]:
-    """Silos ``s2`` … ``s4`` are told different survivors, then all of the others' stories too."""
+    """Silos ``s2`` … ``s4`` are told different survivors, then all of the others' stories too; each with less to answer."""
     stage = Stage(**options)
     stage.set_up()
     made = vectors(ALL, D)
@@ -124,9 +128,62 @@ def _two_stories(told: Sequence[Sequence[str]], **options: Any) -> tuple[int, Re
         stage.send(spy, 1, name, made[name])
     for name, first in zip(ALL[1:], told, strict=True):
         for survivors in dict.fromkeys((first, *told)):
-            stage.ask(spy, 1, name, survivors)
+            for answering in (survivors, *_without_one(survivors, name)):
+                stage.ask(spy, 1, name, survivors, answering)
     readings = [read(spy, 1, name, made[name]) for name in ALL[1:]]
     return spy.honest_sums(1), max(readings, key=lambda r: (r.exact, abs(r.correlation)))
+
+
+def _without_one(survivors: Sequence[str], name: str) -> list[tuple[str, ...]]:
+    """The ways to ask one less of them, as if it had fallen silent, where the threshold of three allows it."""
+    return [s for s in itertools.combinations(survivors, 3) if name in s and len(survivors) > 3]
+
+
+def _mixture(n: int, c: int, *, again: bool = False, **options: Any) -> tuple[Stage, Spy, int]:
+    """The attack of decision 7: each honest silo is told a set of its own, so that of every secret enough shares go round.
+
+    Two honest silos are in every set; of each other honest silo t − c hear that it dropped. The last c help.
+
+    Args:
+        again: afterwards each is asked for its own set with every one less to answer, as it may be.
+    """
+    stage = Stage(n, c, **options)
+    stage.set_up()
+    honest, helpers = stage.names[: n - c], stage.names[n - c :]
+    made = vectors(stage.names, 100)
+    spy = stage.spy(helpers, made)
+    for name in stage.names:
+        stage.send(spy, 1, name, made[name])
+    dropped: dict[str, list[str]] = {name: [] for name in honest}
+    for lost in honest[2:]:
+        willing = sorted((s for s in honest if s != lost), key=lambda s: len(dropped[s]))
+        for name in willing[: stage.t - c]:
+            dropped[name].append(lost)
+    sets = {name: tuple(s for s in stage.names if s not in gone) for name, gone in dropped.items()}
+    assert min(len(members) for members in sets.values()) >= stage.t, "the silos would say no"
+    answers = 0
+    for name, members in sets.items():
+        answers += stage.ask(spy, 1, name, members) == ""
+        for left in [s for s in members if s != name] if again else ():
+            stage.ask(spy, 1, name, members, [s for s in members if s != left])
+    assert answers == n - c, "a silo said no"
+    return stage, spy, len(set(sets.values()))
+
+
+def _told_alike(n: int, c: int) -> tuple[int, int]:
+    """The same spy where all are told one set, and where one of them falls silent: honest vectors in the least sum opened."""
+    opened = []
+    for silent in (0, 1):
+        stage = Stage(n, c)
+        stage.set_up()
+        made = vectors(stage.names, 100)
+        spy = stage.spy(stage.names[n - c :], made)
+        for name in stage.names:
+            stage.send(spy, 1, name, made[name])
+        for name in stage.names[silent : n - c]:
+            stage.ask(spy, 1, name, stage.names)
+        opened.append(spy.least_honest(1))
+    return opened[0], opened[1]
 
 
 def survivor_sets() -> Outcome:
@@ -138,18 +195,35 @@ def survivor_sets() -> Outcome:
         rehearsal.set_up()
         uploads(rehearsal)
         a, b, c, d = rehearsal.silos
-        said = [
-            word(rehearsal.ask(VICTIM, rehearsal.answer_request(TRAIN, asked)))
-            for asked in ([a, b, c], [a, b, d], [a, c, d], [a, b, c, d])
+        heard = [
+            rehearsal.ask(VICTIM, rehearsal.answer_request(TRAIN, asked))
+            for asked in ([a, b, c], [a, b, d], [a, c, d], [a, b, c, d], [a, b, c])
         ]
-    weak_sums, weak = _two_stories([ALL[:3], ALL[:3], ALL], silo=Obliging, journal=Amnesiac)
+    said = [word(one) for one in heard]
+    node_holds = said == ["(answered)", *["ALREADY_DONE"] * 3, "(answered)"] and same(heard[0], heard[4])
+    mixed = [_mixture(n, k, again=n == 7)[1].honest_sums(1) for n, k in MIXED]
+    alike = [_told_alike(n, k) for n, k in MIXED]
+    weak_sums, weak = _two_stories([ALL[:3], ALL[:3], ALL], journal=Amnesiac)
+    plain = [_mixture(n, k, silo=Plain) for n, k in MIXED]
+    promised = [stage.t - stage.roster.colluders for stage, *_ in plain]
+    got = [spy.least_honest(1) for _, spy, _ in plain]
+    worst = max(readings, key=lambda r: (r.exact, abs(r.correlation)))
     return Outcome(
-        most == 1 and not any(r.broken for r in readings) and said == ["(answered)", *["ALREADY_DONE"] * 3],
-        f"all {len(found)} ways to tell three honest silos different sets, each asked for all of them: never more "
-        f"than {most} sum opened; the most read of any silo: {max(readings, key=lambda r: (r.exact, abs(r.correlation)))}; "
-        f"the real node: {', '.join(said)}",
-        weak_sums > 1 and weak.exact == D,
-        f"silos that answer twice: {weak_sums} sums opened, {weak}",
+        most == 1 and not any(r.broken for r in readings) and node_holds and not any(mixed),
+        f"all {len(found)} ways to tell three honest silos different sets, each asked for all of them and with one less to "
+        f"answer: never more than {most} sum opened; the most read of any silo: {worst}; the real node: {', '.join(said)}. "
+        f"The mixing attack of decision 7 with n, c = {', '.join(f'{n}, {k}' for n, k in MIXED)} ({plain[0][2]} and "
+        f"{plain[1][2]} different sets): {' and '.join(str(m) for m in mixed)} sums opened, however answers are read or "
+        f"added up (told alike, the same spy opens one of {' and '.join(str(a[0]) for a in alike)} honest silos; and none "
+        "if one of those asked is silent)",
+        weak_sums > 1
+        and weak.exact == D
+        and all(0 < g < p for g, p in zip(got, promised, strict=True))
+        and all(a == (n - k, 0) for a, (n, k) in zip(alike, MIXED, strict=True)),
+        f"silos that forget what they answered: {weak_sums} sums opened, {weak}; silos that give plain shares, each once: "
+        + ", ".join(
+            f"a sum of {g} where {p} honest vectors are promised" for g, p in zip(got, promised, strict=True)
+        ),
     )
 
 
@@ -241,9 +315,10 @@ def _two_suffice(roster: type[Roster]) -> tuple[dict[str, str], Reading]:
     for name in ALL:
         stage.send(spy, 1, name, made[name])
     refused = {}
-    for survivors in (("s1", TARGET), (TARGET,), (TARGET, TARGET, "s1")):
-        if why := stage.ask(spy, 1, TARGET, survivors):
-            refused[str(survivors)] = why
+    two = ("s1", TARGET)
+    for survivors, answering in ((two, two), ((TARGET,),) * 2, ((TARGET, *two),) * 2, (ALL, two), (two, ALL)):
+        if why := stage.ask(spy, 1, TARGET, survivors, answering):
+            refused[f"{survivors} {answering}"] = why
     return refused, read(spy, 1, TARGET, made[TARGET])
 
 
@@ -279,10 +354,13 @@ def lower_threshold() -> Outcome:
         for asked in ([a, b], [a], [a, a, b]):
             said = rehearsal.ask(VICTIM, rehearsal.answer_request(TRAIN, asked))
             seen[str(asked)] = word(said)
+        for asked in ([a, b], [a], []):
+            less = rehearsal.answer_request(TRAIN).model_copy(update={"answering": asked})
+            seen[f"{asked} to answer"] = word(rehearsal.ask(VICTIM, less))
         honest = word(rehearsal.ask(VICTIM, rehearsal.answer_request(TRAIN)))
     _, weak = _two_suffice(Low)
     return Outcome(
-        len(refused) == 3
+        len(refused) == 5
         and not reading.broken
         and "(answered)" not in seen.values()
         and honest == "(answered)",
@@ -308,7 +386,7 @@ def _upload_twice(**options: Any) -> tuple[str, Reading | None]:
         stage.send(spy, 1, TARGET, two)
     except FoedusError as error:
         return code_of(error), None
-    change = (spy.uploads[1, TARGET] - first).view(np.int32).astype(np.int64)
+    change = RING.unwrap(spy.uploads[1, TARGET] - first)
     return "", compare(change, two - one)
 
 
@@ -316,50 +394,59 @@ def replay() -> Outcome:
     code, reading = _upload_twice()
     seen: dict[str, str] = {}
     with play() as rehearsal:
+
+        def ask(what: str, content: m.Content, data: bytes = b"") -> None:
+            seen[what] = word(rehearsal.ask(VICTIM, content, data))
+
         rehearsal.set_up()
-        uploads(rehearsal)
+        first = uploads(rehearsal)[VICTIM]
         paid = rehearsal.spent(VICTIM)
+        weights, other = rehearsal.weights, other_weights(rehearsal)
         again = rehearsal.vector_request(VICTIM, TRAIN, boxes=False)
-        seen["the set-up"] = word(rehearsal.ask(VICTIM, rehearsal.keys_request(VICTIM)))
-        seen["the shares"] = word(rehearsal.ask(VICTIM, rehearsal.shares_request()))
-        seen["the round"] = word(rehearsal.ask(VICTIM, again, rehearsal.weights))
-        seen["the boxes"] = word(
-            rehearsal.ask(VICTIM, rehearsal.vector_request(VICTIM, TRAIN + 1), rehearsal.weights)
-        )
+        ask("the set-up", rehearsal.keys_request(VICTIM))
+        ask("the shares", rehearsal.shares_request())
+        ask("the round for another model", again, other)
+        fewer = rehearsal.vector_request(VICTIM, TRAIN + 1)
+        assert fewer.boxes is not None
+        ask("fewer boxes", fewer.model_copy(update={"boxes": dict(list(fewer.boxes.items())[1:])}), weights)
         run = {"run": "2"}
-        seen["under another run"] = word(rehearsal.ask(VICTIM, rehearsal.keys_request(VICTIM, **run)))
-        seen["the round of another run"] = word(
-            rehearsal.ask(VICTIM, again.model_copy(update=run), rehearsal.weights)
-        )
+        ask("under another run", rehearsal.keys_request(VICTIM, **run))
+        ask("the round of another run", again.model_copy(update=run), weights)
         fresh = word(rehearsal.ask(VICTIM, rehearsal.keys_request(VICTIM, batch=1)))
-        second = again.model_copy(update={"batch": 1})
-        seen["the round in a new batch"] = word(rehearsal.ask(VICTIM, second, rehearsal.weights))
-        seen["old shares in a new batch"] = word(
-            rehearsal.ask(VICTIM, rehearsal.shares_request().model_copy(update={"batch": 1}))
-        )
+        second = {"batch": 1}
+        ask("the round in a new batch", again.model_copy(update=second), weights)
+        ask("old shares in a new batch", rehearsal.shares_request().model_copy(update=second))
         answered = rehearsal.answer_request(TRAIN)
-        honest = word(rehearsal.ask(VICTIM, answered))
-        seen["the answer"] = word(rehearsal.ask(VICTIM, answered))
+        honest = rehearsal.ask(VICTIM, answered)
+        repeated = same(first, rehearsal.ask(VICTIM, again, weights)) and same(
+            honest, rehearsal.ask(VICTIM, answered)
+        )
+        ask("the answer, as of a new batch", answered.model_copy(update=second))
         rehearsal.restart(VICTIM)
-        seen["the set-up after a restart"] = word(rehearsal.ask(VICTIM, rehearsal.keys_request(VICTIM)))
-        seen["the round after a restart"] = word(rehearsal.ask(VICTIM, again, rehearsal.weights))
-        seen["the answer after a restart"] = word(rehearsal.ask(VICTIM, answered))
+        ask("the set-up after a restart", rehearsal.keys_request(VICTIM))
+        ask("the round after a restart", again, weights)
+        ask("the answer after a restart", answered)
         more = rehearsal.spent(VICTIM) - paid
     with play() as rehearsal:
         node(rehearsal, VICTIM).journal = Amnesiac(rehearsal.home(VICTIM) / "journal.db")
         rehearsal.set_up()
-        uploads(rehearsal)
+        first = uploads(rehearsal)[VICTIM]
         request = rehearsal.vector_request(VICTIM, TRAIN, boxes=False)
-        weak_node = word(rehearsal.ask(VICTIM, request, rehearsal.weights))
-    _, weak = _upload_twice(silo=Obliging, journal=Amnesiac)
+        weak_said = rehearsal.ask(VICTIM, request, other_weights(rehearsal))
+    _, weak = _upload_twice(journal=Amnesiac)
     return Outcome(
         code == "ALREADY_DONE"
         and reading is None
         and "(answered)" not in seen.values()
-        and (fresh, honest) == ("(answered)", "(answered)")
+        and (fresh, word(honest)) == ("(answered)", "(answered)")
+        and repeated
         and more <= 0,
-        f"a second upload: {code}; {len(seen)} replays at the real node: {tally(seen)}; customers paid nothing more",
-        weak is not None and weak.exact == D and weak_node == "(answered)",
+        f"a second upload: {code}; {len(seen)} replays at the real node: {tally(seen)}; the very same question again gets "
+        f"{'the very same bytes' if repeated else 'OTHER BYTES'}; customers paid nothing more",
+        weak is not None
+        and weak.exact == D
+        and word(weak_said) == "(answered)"
+        and not same(first, weak_said),
         f"without the journal the round is answered again, its change read: {weak}",
     )
 
