@@ -12,7 +12,7 @@ import contextlib
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -20,8 +20,8 @@ from unittest.mock import patch
 import numpy as np
 from flwr.app import Context, Message
 from redteam.checks import Check, Outcome, tally
-from redteam.crypt import D, Naked, Stage, alter, code_of, compare, has_check_value, unchecked
-from redteam.node_support import TRAIN, VICTIM, node, play, word, world
+from redteam.crypt import MASKLESS, D, Stage, alter, code_of, compare, unchecked
+from redteam.node_support import TRAIN, VICTIM, node, other_weights, play, word, world
 from support.bundles import Tampered
 from support.nodes import Rehearsal
 from support.orders import make_draft, no_noise
@@ -36,8 +36,12 @@ from foedus.demo.simulate import prepare
 from foedus.documents import Envelope, SigningKey, b64
 from foedus.errors import FoedusError, VerificationError
 from foedus.federation import messages as m
+from foedus.federation.rounds import RoundPlan
 from foedus.federation.study import Training
+from foedus.federation.tasks import train
 from foedus.federation.verification import verify
+from foedus.privacy.secagg.check import P
+from foedus.privacy.secagg.rings import WIDTHS, Ring
 from foedus.server.coordinator import conduct
 
 # ── 8: anything in clear ─────────────────────────────────────────────────────────────────────────
@@ -48,7 +52,7 @@ class Ear:
     """Hears every reply of every node, and knows, to search for it, what no reply may hold."""
 
     replies: list[tuple[str, str, bytes, bytes]] = field(default_factory=list)  # silo, action, body, data
-    vectors: dict[str, list[Any]] = field(default_factory=dict)
+    vectors: dict[str, list[tuple[Any, RoundPlan]]] = field(default_factory=dict)
     counts: dict[str, set[int]] = field(default_factory=dict)
     public: set[int] = field(default_factory=set)
 
@@ -75,13 +79,19 @@ class Ear:
         return hits
 
     def _needles(self, silo: str) -> Iterator[tuple[str, bytes]]:
-        for vector, scale in self.vectors.get(silo, []):
-            values = vector[np.flatnonzero(vector)[:64]] if np.count_nonzero(vector) else vector
-            whole = vector[: max(4, values.size)]
-            for dtype in ("<i4", "<i8", "<f4", "<f8", ">i4", ">i8"):
+        for vector, plan in self.vectors.get(silo, []):
+            there = np.flatnonzero(vector)
+            start = int(there[0]) // 2 * 2 if there.size else 0  # 20-bit elements travel in pairs
+            whole = vector[start : start + 8]
+            for dtype in ("<i2", "<i4", "<i8", "<f4", "<f8", ">i2", ">i4", ">i8"):
                 yield f"a contribution as {dtype}", whole.astype(dtype).tobytes()[:16]
             for dtype in ("<f4", "<f8"):
-                yield f"a contribution, unscaled, as {dtype}", (whole / scale).astype(dtype).tobytes()[:16]
+                scaled = (whole / 2.0**plan.scale_bits).astype(dtype)
+                yield f"a contribution, unscaled, as {dtype}", scaled.tobytes()[:16]
+            for bits in WIDTHS:
+                if np.abs(whole).max(initial=0) < Ring(bits).half:
+                    packed = Ring(bits).pack(Ring(bits).wrap(whole))
+                    yield f"a contribution in {bits} bits a number", packed[: 5 * len(packed) // 6]
 
 
 def _decoded(body: bytes) -> list[bytes]:
@@ -98,10 +108,10 @@ def _overhear(**weak: Any) -> tuple[Ear, dict[str, float], int]:
     ear = Ear()
     contribution = Trainer.contribution
 
-    def spied(self: Trainer, plan: Any, dataset: Any, weights: Any) -> Any:
-        words = contribution(self, plan, dataset, weights)
-        vector = words.view(np.int32).astype(np.int64)
-        ear.vectors.setdefault(self.home.party, []).append((vector, 2.0**plan.scale_bits))
+    def spied(self: Trainer, plan: RoundPlan, dataset: Any, weights: Any) -> Any:
+        source = contribution(self, plan, dataset, weights)
+        vector = source.values
+        ear.vectors.setdefault(self.home.party, []).append((vector, plan))
         counts = ear.counts.setdefault(self.home.party, set())
         counts |= {len(dataset.customers), int(np.sum(dataset.labels))}
         if plan.task == "evaluate":
@@ -109,7 +119,7 @@ def _overhear(**weak: Any) -> tuple[Ear, dict[str, float], int]:
         # Small numbers are everywhere (the treaty's least cohort is 50), and the lengths of vectors are public.
         ear.public.add(int(plan.dimension))
         counts -= set(range(50))
-        return words
+        return source
 
     with world() as copy, patch.object(Trainer, "contribution", spied), contextlib.ExitStack() as stack:
         for target, name, value in weak.get("patches", ()):
@@ -128,13 +138,10 @@ def _correlations(ear: Ear) -> dict[str, float]:
     """How the uploads of each silo correlate with its contributions, in standard errors."""
     found = {}
     for silo, vectors in ear.vectors.items():
-        sent = [
-            np.frombuffer(d, "<i4")
-            for s, action, _, d in ear.replies
-            if s == silo and action == "vector-reply"
-        ]
+        sent = [d for s, action, _, d in ear.replies if s == silo and action == "vector-reply"]
         pairs = [
-            (v, s.astype(np.int64)) for (v, _), s in zip(vectors, sent, strict=False) if s.size == v.size
+            (v, plan.ring.unwrap(plan.ring.unpack(data, v.size)))
+            for (v, plan), data in zip(vectors, sent, strict=False)
         ]
         if pairs:
             truth = np.concatenate([v / max(1.0, float(np.abs(v).max())) for v, _ in pairs])
@@ -166,7 +173,7 @@ def clear_text() -> Outcome:
     hits = ear.found() + _refused_with(client_app._TELLABLE)
     worst = max(abs(c) for c in correlations.values())
     needles = sum(len(list(ear._needles(s))) + len(ear.counts[s]) for s in ear.counts)
-    weak, weak_correlations, _ = _overhear(patches=[(client_app, "Silo", Naked)])
+    weak, weak_correlations, _ = _overhear(patches=[MASKLESS])
     weak_hits = weak.found()
     weak_told = _refused_with(client_app._TELLABLE | {"COHORT_TOO_SMALL"})
     return Outcome(
@@ -367,83 +374,160 @@ def _split_view() -> tuple[list[str], bool]:
 # ── 12: a corrupted sum, or another model for one silo ───────────────────────────────────────────
 
 
-def _corrupt_run(*, checked: bool) -> str:
-    """A study in which the server adds a vector of its own to round 2's sum, and goes on as if it were the sum."""
-    with world() as copy, contextlib.ExitStack() as stack:
-        stack.enter_context(alter(TRAIN, 12_345))
-        if not checked:
-            stack.enter_context(unchecked())
-        grid, case = prepare(copy, make_draft())
+def _shown_lies(rehearsal: Rehearsal) -> dict[str, str]:
+    """Round 1 is opened, and every node is shown another sum of it, in many ways; then the true one."""
+    rehearsal.set_up()
+    opened = rehearsal.play_round(1, rehearsal.weights)
+    total, everybody = opened.total, opened.survivors
+    one = np.zeros_like(total)
+    one[-1] = 1
+    lies = {
+        "a number by one": replace(opened, total=total + one),
+        "a vector added": replace(opened, total=total + 12_345),
+        "one number taken for another": replace(opened, total=np.roll(total, 1)),
+        "nothing": replace(opened, total=0 * total),
+        "its negative, check value and all": replace(opened, total=-total, check=P - opened.check),
+        "twice, check value and all": replace(opened, total=2 * total, check=2 * opened.check % P),
+        "a check value by one": replace(opened, check=(opened.check + 1) % P),
+        "a check value that adds what was added": replace(
+            opened, total=total + one, check=(opened.check + 1) % P
+        ),
+        "as a sum over three": replace(opened, survivors=everybody[:-1]),
+        "as a sum over three, one twice": replace(opened, survivors=(*everybody[:-1], everybody[0])),
+    }
+    seen = {}
+    for silo in rehearsal.silos:
+        for what, lie in lies.items():
+            notice, shown = lie.notice()
+            request = rehearsal.vector_request(silo, TRAIN, boxes=False, previous=notice)
+            seen[f"{silo}: {what}"] = word(rehearsal.ask(silo, request, rehearsal.weights + shown))
+        hidden = rehearsal.vector_request(silo, TRAIN, boxes=False)
+        seen[f"{silo}: not shown"] = word(rehearsal.ask(silo, hidden, rehearsal.weights))
+    return seen
+
+
+def _corrupt_run(number: int, *, shown: bool = True) -> tuple[str, dict[str, str]]:
+    """A study whose server adds 12,345 to every number of a round's sum; why it ends, and which node says what.
+
+    Args:
+        shown: the nodes are shown that sum; else the true one, and all others the altered.
+    """
+    outs: dict[str, str] = {}
+
+    def note(kind: str, data: Any) -> None:
+        if kind == "silo-out":
+            outs[data["silo"]] = data["code"]
+
+    with world() as copy, alter(number, 12_345, shown=shown):
+        grid, case = prepare(copy, make_draft(), note=note)
         try:
             verify(conduct(grid, case))
         except FoedusError as error:
-            return f"{code_of(error)}: {error.message[:120]}"
-    return ""
+            return f"{code_of(error)}: {error.message[:120]}", outs
+    return "", outs
 
 
 def corrupted_sum() -> Outcome:
-    why = _corrupt_run(checked=True)
-    weak = _corrupt_run(checked=False) if has_check_value() else why
-    pending = (
-        ""
-        if has_check_value()
-        else "no check value yet (Silo.verify_sum): written against protocol version 2"
-    )
+    with play() as rehearsal:
+        seen = _shown_lies(rehearsal)
+        last = rehearsal.case.study.rounds
+    told = {what: code for what, code in seen.items() if not what.endswith("not shown")}
+    why, outs = _corrupt_run(TRAIN)
+    secret, secret_outs = _corrupt_run(last, shown=False)
+    with unchecked():
+        with play() as rehearsal:
+            weak_seen = _shown_lies(rehearsal)
+        weak, weak_outs = _corrupt_run(TRAIN)
+        weak_last, _ = _corrupt_run(last)
     return Outcome(
-        why != "",
-        f"12,345 added to every number of a training sum: {why or 'unnoticed; the study finished and its evidence verified'}",
-        weak == "",
-        "silos that do not verify the sum: " + (weak or "unnoticed, evidence verified"),
-        pending,
+        set(told.values()) == {"SUM_ALTERED"}
+        and "(answered)" not in seen.values()
+        and list(outs.values()).count("SUM_ALTERED") == 4
+        and why != ""
+        and "check 10" in secret
+        and not secret_outs,
+        f"{len(told)} altered sums shown to four nodes: {tally(told)}; not shown at all: "
+        f"{tally({k: v for k, v in seen.items() if k not in told})}. 12,345 added to a training sum of a study: "
+        f"{tally(outs)}, {why or 'and it finished'}. Added to the last sum for everybody but the nodes: "
+        f"{secret or 'its evidence verified'}",
+        "(answered)" in weak_seen.values() and weak == "" and not weak_outs and weak_last == "",
+        "silos that do not verify sums: a training sum "
+        f"{weak or 'altered unnoticed, study finished, evidence verified'}; the last {weak_last or 'too'}",
     )
 
 
-def _other_weights() -> tuple[str, bool]:
-    """In one training round a single node gets another model than the rest."""
+@dataclass
+class _Swapped:
+    """A node that gets another model in one training round; what it said then."""
 
-    def swap(number: int, kind: str, message: Message) -> bool:
-        record = message.content.config_records.get(m.RECORD)
-        if kind == "query.vector" and number == 100 and record is not None:
-            body = json.loads(bytes(record["body"]))
-            if body["round"] == TRAIN + 1:
-                weights = np.frombuffer(bytes(record["data"]), "<f8") + 3.0
-                record["data"] = weights.astype("<f8").tobytes()
-                swapped.append(True)
-        return False
+    app: Any
+    parameters: int
+    said: list[str] = field(default_factory=list)
 
-    swapped: list[bool] = []
-    outs: list[str] = []
+    def __call__(self, message: Message, context: Context) -> Message:
+        record = message.content.config_records[m.RECORD]
+        wanted = message.metadata.message_type == "query.vector"
+        if not wanted or json.loads(bytes(record["body"]))["round"] != TRAIN + 1:
+            return self.app(message, context)
+        data = bytes(record["data"])
+        weights = np.frombuffer(data[: 8 * self.parameters], "<f8") + 3.0
+        record["data"] = weights.astype("<f8").tobytes() + data[8 * self.parameters :]
+        reply = self.app(message, context)
+        refusal = m.refusal_in(reply)
+        self.said.append("trained on it and uploaded" if refusal is None else refusal.code)
+        return reply
+
+
+def _other_weights() -> tuple[list[str], str]:
+    """In one training round a single node gets another model than the rest; what it says, and what the study comes to."""
     with world() as copy:
-        grid, case = prepare(
-            copy,
-            make_draft(),
-            drop=swap,
-            note=lambda kind, data: outs.append(str(data)) if kind == "silo-out" else None,
-        )
+        grid, case = prepare(copy, make_draft())
+        swapped = _Swapped(grid._apps[100], case.study.parameters)
+        grid._apps[100] = swapped
         try:
-            conduct(grid, case)
+            verify(conduct(grid, case))
+            return swapped.said, "the others finish, evidence verified"
         except FoedusError as error:
-            return f"{code_of(error)}: {error.message[:100]}", bool(swapped)
-        return "; ".join(outs), bool(swapped)
+            return swapped.said, f"{code_of(error)}: {error.message[:100]}"
 
 
-def other_weights() -> Outcome:
-    why, swapped = _other_weights()
-    pending = (
-        ""
-        if has_check_value()
-        else "nodes do not recompute the model yet: written against protocol version 2"
-    )
-    weak, weak_swapped = why, swapped
-    if has_check_value():
-        with unchecked():
-            weak, weak_swapped = _other_weights()
+def _old_models() -> dict[str, str]:
+    """Models a node is sent after it has seen round 1's sum; none is what that sum gives."""
+    seen = {}
+    with play() as rehearsal:
+        rehearsal.set_up()
+        opened = rehearsal.play_round(1, rehearsal.weights)
+        play_on = {"boxes": False, "previous": opened.notice()[0]}
+        shown = opened.notice()[1]
+        first = train.State.start(np.frombuffer(rehearsal.weights, "<f8").astype(np.float64))
+        state = train.advance(first, 1, opened.total, rehearsal.case.study, len(opened.survivors))
+        true = state.weights.astype("<f8").tobytes()
+        silo = VICTIM
+        for what, model in {
+            "moved": other_weights(rehearsal),
+            "a little": other_weights(rehearsal, 1e-4),
+            "negative zeros and ones": np.copysign(1.0, -np.arange(len(true) // 8)).astype("<f8").tobytes(),
+        }.items():
+            request = rehearsal.vector_request(silo, TRAIN, **play_on)
+            seen[what] = word(rehearsal.ask(silo, request, model + shown))
+        second = rehearsal.play_round(TRAIN, true + shown, **play_on)
+        last = {"boxes": False, "previous": second.notice()[0]}
+        request = rehearsal.vector_request(silo, TRAIN + 1, **last)
+        seen["that of the round before"] = word(rehearsal.ask(silo, request, true + second.notice()[1]))
+    return seen
+
+
+def model_for_one() -> Outcome:
+    said, end = _other_weights()
+    seen = _old_models()
+    with unchecked():
+        weak, weak_end = _other_weights()
     return Outcome(
-        why != "" and swapped,
-        f"one node got weights that no sum gives: {why or 'it trained on them and uploaded'}",
-        weak == "" and weak_swapped,
-        "nodes that do not recompute the model: " + (weak or "trained on them and uploaded"),
-        pending,
+        said == ["MODEL_ALTERED"] and set(seen.values()) == {"MODEL_ALTERED"},
+        f"one node got weights that no sum gives: {', '.join(said) or 'nothing was sent'}; {end}. {len(seen)} other models "
+        f"at the real node: {tally(seen)}",
+        weak == ["trained on it and uploaded"],
+        f"a node that does not recompute the model: {', '.join(weak)}; {weak_end}",
     )
 
 
@@ -452,5 +536,5 @@ CHECKS = [
     Check("9", "changes study, treaty or clip between silos", "server + author + approvers", other_study),
     Check("10", "forges or truncates the log head", "server", forged_log),
     Check("12", "corrupts the sum", "server", corrupted_sum),
-    Check("12b", "gives one silo another model", "server", other_weights),
+    Check("12b", "gives one silo another model", "server", model_for_one),
 ]
