@@ -159,7 +159,7 @@ def _refused_with(told: frozenset[str]) -> list[str]:
         with patch.object(client_app, "_TELLABLE", told):
             said = rehearsal.ask(VICTIM, rehearsal.keys_request(VICTIM))
         body = bytes(said.message.content.config_records[m.RECORD]["body"])
-        trainer = Trainer(guard.home, rehearsal.case.study, 4, guard.treaty.retention_days)
+        trainer = Trainer(guard.home, rehearsal.case.study, guard.treaty.retention_days)
         from datetime import UTC, datetime
 
         cohort = guard.consent.in_force(rehearsal.case.study.purpose, datetime.now(UTC))
