@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from support.nodes import Rehearsal, Said
@@ -19,6 +20,7 @@ from support.sums import scratch
 from foedus.clients.app import SiloApp
 from foedus.demo.world import World
 from foedus.federation import messages as m
+from foedus.privacy import accountant
 
 VICTIM = "aster-music"
 TRAIN = 2  # the first training round; round 1 is of curvature
@@ -48,13 +50,19 @@ def play(**options: Any) -> Iterator[Rehearsal]:
         yield Rehearsal(copy, make_draft(), **options)
 
 
+_rho_to_epsilon = functools.cache(accountant.rho_to_epsilon)
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Nodes under attack warn a lot; and Ibis 10 asks pandas 3 for an option on its way out."""
+    """Nodes under attack warn a lot; and Ibis 10 asks pandas 3 for an option on its way out.
+
+    And the accountant, a pure function, is asked for the same few prices thousands of times: it remembers them.
+    """
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), patch.object(accountant, "rho_to_epsilon", _rho_to_epsilon):
             warnings.filterwarnings("ignore", "The 'future.infer_string' option")
             yield
     finally:

@@ -375,7 +375,7 @@ def _split_view() -> tuple[list[str], bool]:
 
 
 def _shown_lies(rehearsal: Rehearsal) -> dict[str, str]:
-    """Round 1 is opened, and every node is shown another sum of it, in many ways; then the true one."""
+    """Round 1 is opened, and every node is shown another sum of it, in many ways, or none; what it says."""
     rehearsal.set_up()
     opened = rehearsal.play_round(1, rehearsal.weights)
     total, everybody = opened.total, opened.survivors
@@ -401,8 +401,15 @@ def _shown_lies(rehearsal: Rehearsal) -> dict[str, str]:
             notice, shown = lie.notice()
             request = rehearsal.vector_request(silo, TRAIN, boxes=False, previous=notice)
             seen[f"{silo}: {what}"] = word(rehearsal.ask(silo, request, rehearsal.weights + shown))
-        hidden = rehearsal.vector_request(silo, TRAIN, boxes=False)
-        seen[f"{silo}: not shown"] = word(rehearsal.ask(silo, hidden, rehearsal.weights))
+        true, shown = opened.notice()
+        for what, notice in {
+            "not shown": None,
+            "shown as of another batch": true.model_copy(update={"batch": 1}),
+            "shown as of another round": true.model_copy(update={"round": 4}),
+        }.items():
+            hidden = rehearsal.vector_request(silo, TRAIN, boxes=False, previous=notice)
+            data = rehearsal.weights + (shown if notice else b"")
+            seen[f"{silo}: {what}"] = word(rehearsal.ask(silo, hidden, data))
     return seen
 
 
@@ -431,7 +438,7 @@ def corrupted_sum() -> Outcome:
     with play() as rehearsal:
         seen = _shown_lies(rehearsal)
         last = rehearsal.case.study.rounds
-    told = {what: code for what, code in seen.items() if not what.endswith("not shown")}
+    told = {what: code for what, code in seen.items() if " shown" not in what}
     why, outs = _corrupt_run(TRAIN)
     secret, secret_outs = _corrupt_run(last, shown=False)
     with unchecked():
@@ -446,7 +453,7 @@ def corrupted_sum() -> Outcome:
         and why != ""
         and "check 10" in secret
         and not secret_outs,
-        f"{len(told)} altered sums shown to four nodes: {tally(told)}; not shown at all: "
+        f"{len(told)} altered sums shown to four nodes: {tally(told)}; not shown as what it is: "
         f"{tally({k: v for k, v in seen.items() if k not in told})}. 12,345 added to a training sum of a study: "
         f"{tally(outs)}, {why or 'and it finished'}. Added to the last sum for everybody but the nodes: "
         f"{secret or 'its evidence verified'}",
