@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import logging
 import re
 import shutil
@@ -13,11 +14,14 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+import pandas as pd
 from support.nodes import Rehearsal, Said
 from support.orders import copy_of, make_draft, small_world
 from support.sums import scratch
 
 from foedus.clients.app import SiloApp
+from foedus.clients.features import Dataset, Side
+from foedus.clients.trainer import Trainer
 from foedus.demo.world import World
 from foedus.federation import messages as m
 from foedus.privacy import accountant
@@ -51,18 +55,39 @@ def play(**options: Any) -> Iterator[Rehearsal]:
 
 
 _rho_to_epsilon = functools.cache(accountant.rho_to_epsilon)
+_dataset = Trainer.dataset
+_tables: dict[bytes, Dataset] = {}
+
+
+def _dataset_once(self: Trainer, side: Side, cohort: pd.DataFrame) -> Dataset:
+    """`Trainer.dataset`, remembered by all that it depends on."""
+    about = self.study.model_dump_json(include={"table", "label", "split", "features"})
+    parts = (self.home.table.read_bytes(), about.encode(), side.encode(), *map(str.encode, cohort["subject"]))
+    content = hashlib.sha256(f"{self.retention_days}".encode())
+    for part in parts:
+        content.update(hashlib.sha256(part).digest())
+    key = content.digest()
+    if key not in _tables:
+        _tables[key] = _dataset(self, side, cohort)
+    self._cached[side] = key, _tables[key]
+    return _tables[key]
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
     """Nodes under attack warn a lot; and Ibis 10 asks pandas 3 for an option on its way out.
 
-    And the accountant, a pure function, is asked for the same few prices thousands of times: it remembers them.
+    And what thousands of messages make the same nodes work out again is worked out once: prices, a pure function
+    of a few numbers, and what is in tables, of which every world here has a copy.
     """
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings(), patch.object(accountant, "rho_to_epsilon", _rho_to_epsilon):
+        with (
+            warnings.catch_warnings(),
+            patch.object(accountant, "rho_to_epsilon", _rho_to_epsilon),
+            patch.object(Trainer, "dataset", _dataset_once),
+        ):
             warnings.filterwarnings("ignore", "The 'future.infer_string' option")
             yield
     finally:

@@ -274,9 +274,6 @@ def every_port() -> Outcome:
     keyed, said, there = _another_nodes(stage, listening)
     expected = {("gateway", "tcp"), ("api", "tcp"), ("superlink", "tcp")}
     seen = {(p.owner, p.protocol) for p in listening}
-    inside = (
-        bool(fallen) and not keyed and all(p.loopback and p.owner.startswith("superlink") for p in fallen)
-    )
     return Outcome(
         not fallen and not keyed and seen >= expected,
         f"{tried} attempts on {len(listening)} ports. "
@@ -286,7 +283,6 @@ def every_port() -> Outcome:
         control >= 2 and there,
         f"the doors are there: {control} ports answer /health with the CA's certificate, and the other node's own key "
         f"{'gets the message and answers it' if there else 'got nothing: the check is void'}",
-        "the SuperLink's Runtime and Control APIs on loopback are being closed elsewhere" if inside else "",
     )
 
 
