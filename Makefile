@@ -2,18 +2,24 @@
 #   make demo    the whole federation on this machine, one node killed, a verified result
 #   make test    types, style, floors, every test
 #   make redteam every attack of the red team, as a table; some start real processes
+# Against others' released packages, which it installs beside (.venv-rivals):
+#   make bench-secagg     our secure sum and theirs, timed in one run; fails if a bar is missed
+#   make redteam-rivals   the attacks ours is tested with, on theirs
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+RIVALS ?= .venv-rivals
+RIVALS_STAMP := $(RIVALS)/.installed
 DEMO_ARGS ?=
 TEST_ARGS ?=
 REDTEAM_ARGS ?=
+BENCH_ARGS ?=
 export FLWR_TELEMETRY_ENABLED = 0
 export FLWR_DISABLE_UPDATE_CHECK = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test redteam check install clean
+.PHONY: demo test redteam check install clean bench-secagg bench-trips redteam-rivals
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "foedus needs Python 3.11 or newer")'
@@ -43,5 +49,23 @@ test: check
 	$(BIN)/pytest --numprocesses 2 --dist loadfile -m 'not deployment' --durations=10 $(TEST_ARGS)
 	$(BIN)/pytest -m deployment --durations=10 $(TEST_ARGS)
 
+# A layer over $(VENV): nothing is installed twice, and no rival can disturb it.
+$(RIVALS_STAMP): $(STAMP) benchmarks/rivals.txt
+	$(PYTHON) -m venv $(RIVALS)
+	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+		> $$($(RIVALS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/project.pth
+	$(RIVALS)/bin/pip install --quiet --no-deps --requirement benchmarks/rivals.txt
+	touch $(RIVALS_STAMP)
+
+bench-secagg: $(RIVALS_STAMP)
+	$(RIVALS)/bin/python benchmarks/secagg.py $(BENCH_ARGS)
+
+redteam-rivals: $(RIVALS_STAMP)
+	$(RIVALS)/bin/python benchmarks/rivals_redteam.py
+
+# Minutes: stock Flower takes ten seconds and more for a trip. Exits non-zero on a miss.
+bench-trips: $(STAMP)
+	$(BIN)/python benchmarks/trips.py --write docs/benchmarks/trips.md $(BENCH_ARGS)
+
 clean:
-	rm -rf $(VENV) foedus-demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(RIVALS) foedus-demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -75,6 +75,7 @@ class _Run:
     reserved: dict[int, int] = field(default_factory=dict)  # round -> its line in the ledger
     settled: dict[int, dict[str, object]] = field(default_factory=dict)
     boxes: str | None = None  # digest of the boxes taken
+    complete: bool = False  # a receipt was signed
     given: _Given | None = None  # the last vector
 
 
@@ -105,7 +106,6 @@ class SiloApp:
         self.lineage = Lineage(home.path / "lineage.jsonl", f"foedus://{home.party}", PRODUCER)
         self._sampler = sampler
         self._runs: dict[tuple[str, int], _Run] = {}
-        self._followers: dict[str, Follower] = {}
         self._app = ClientApp()
         for action, step in (
             ("keys", self._keys),
@@ -175,13 +175,20 @@ class SiloApp:
         # Before the table is read, which takes a while: asking again must cost next to nothing.
         self.journal.require_new(context.study, context.run, "set-up", context.batch)
         silo = Silo(self.home.party, self.guard.identity, self.guard.roster, context, self.journal)
-        trainer = Trainer(self.home, study, treaty.retention_days, self._sampler)
+        # A later batch of a run (a silo came back) need not read the table anew: nobody waits long for it.
+        earlier = next((r for r in self._of(request.run) if r.permit.digest == permit.digest), None)
+        trainer = (
+            Trainer(self.home, study, treaty.retention_days, self._sampler)
+            if earlier is None
+            else earlier.trainer
+        )
         # A first look at the cohort, so that a table that can't serve is refused before keys are made.
         self.guard.check_size(len(trainer.dataset("train", self.guard.cohort(permit)).customers))
         self.guard.check_size(len(trainer.dataset("test", self.guard.cohort(permit)).customers))
         keys = silo.advertise()
-        follower = self._followers.setdefault(request.run, Follower(study))
-        run = _Run(permit, trainer, silo, follower, uuid4())
+        follower = Follower(study) if earlier is None else earlier.follower
+        lineage = uuid4() if earlier is None else earlier.lineage_id
+        run = _Run(permit, trainer, silo, follower, lineage)
         self._runs[(request.run, request.batch)] = run
         self.audit.append(
             self.home.party,
@@ -194,7 +201,8 @@ class SiloApp:
                 "epsilon": price(study, treaty),
             },
         )
-        self._emit(run, "START")
+        if earlier is None:
+            self._emit(run, "START")
         return m.KeysReply(keys=keys.to_json(), log_size=self.guard.log_size), b""
 
     def _shares(self, message: Message) -> tuple[m.Content, bytes]:
@@ -320,7 +328,7 @@ class SiloApp:
 
     def _receipt(self, message: Message) -> tuple[m.Content, bytes]:
         request, data = m.ReceiptRequest.read(message)
-        found = [run for (name, _), run in sorted(self._runs.items()) if name == request.run]
+        found = self._of(request.run)
         if not found:
             raise Refused("NO_SET_UP", f"run {request.run} was never set up with this node")
         head = self.guard.advance_log(request.log)
@@ -348,8 +356,14 @@ class SiloApp:
                 "log": {"size": head.size, "root": head.root.hex()},
             },
         ).signed(self.home.party, self.guard.identity)
-        self._emit(found[-1], "COMPLETE")
+        if not any(run.complete for run in found):
+            self._emit(found[-1], "COMPLETE")
+        found[-1].complete = True
         return m.ReceiptReply(receipt=receipt.to_json(), log_size=head.size), b""
+
+    def _of(self, run: str) -> list[_Run]:
+        """The batches of a run, in order."""
+        return [found for (name, _), found in sorted(self._runs.items()) if name == run]
 
     def _run(self, run: str, batch: int) -> _Run:
         found = self._runs.get((run, batch))

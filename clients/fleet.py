@@ -1,9 +1,7 @@
-"""A node as one process on Flower's Fleet API; the one client-side file that knows Flower's internals.
+"""A node as one process on Flower's Fleet API; with `clients.connection`, what knows Flower's internals here.
 
 Stock Flower runs whatever app bundle the server sends, in a new process per message. This loop takes
-messages, calls *installed* code and pushes the reply; it never asks for a bundle (no ``get-fab``). It
-speaks Flower 1.41's wire format directly over httpx, because Flower's own connection ends the process
-on errors (``sys.exit``, SIGINT), follows redirects and reads replies of any size.
+messages, calls *installed* code and pushes the reply; it never asks for a bundle (no ``get-fab``).
 
 A message's content travels one of two ways, and the reply goes the way its instruction came:
 
@@ -13,28 +11,23 @@ A message's content travels one of two ways, and the reply goes the way its inst
 
 from __future__ import annotations
 
-import base64
 import contextlib
+import errno
 import fcntl
 import logging
 import os
 import random
-import ssl
+import sqlite3
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
 
-import httpx
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.app.message import make_message, remove_content_from_message
-from flwr.common.constant import TIMESTAMP_HEADER, ErrorCode
+from flwr.common.constant import ErrorCode
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.fleet_pb2 import (
     ActivateNodeRequest,
@@ -57,12 +50,6 @@ from flwr.proto.message_pb2 import (
     PushObjectResponse,
 )
 from flwr.proto.node_pb2 import Node
-from flwr.supercore.constant import (
-    FLEET_HTTP_PUBLIC_KEY_HEADER,
-    FLEET_HTTP_SIGNATURE_HEADER,
-    VERSION_INCOMPATIBILITY_MESSAGE_METADATA_KEY,
-)
-from flwr.supercore.date import now
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
     get_object_tree,
@@ -70,109 +57,40 @@ from flwr.supercore.inflatable.inflatable_object import (
     no_object_id_recompute,
 )
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
-from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
-from flwr.supercore.runtime_version_compatibility import RuntimeVersionMetadata
 
-from ..documents import read_private_file, write_private_file
 from ..errors import InputError, Unreachable
+from .connection import (
+    MAX_MESSAGE,
+    Connection,
+    Denied,
+    FleetLink,
+    Lost,
+    TooLarge,
+    Untrusted,
+    generate_node_key,
+    load_key,
+    node_public_key,
+)
+
+__all__ = ["FAILED", "FleetLink", "Handler", "Listener", "generate_node_key", "node_public_key", "serve"]
 
 Handler = Callable[[Message, Context], Message]
 Listener = Callable[[str, dict[str, object]], None]
 
-MAX_MESSAGE = 256 * 2**20  # bytes of one message, either way
 INLINE_REPLY = 8 * 2**20  # bytes; a larger reply goes as objects
 FAILED = "the node failed; see its own log"
 
-_HOLD = 2.0  # seconds the gateway may hold a question for messages; also how late `stop` may be noticed
+_HOLD = 10.0  # seconds the server may hold a question for messages
 _HEARTBEAT = 10.0  # seconds, Flower's minimum; a dead node is noticed after two of them
-_SIGNATURE_AGE = 2.0  # seconds for which one signed timestamp is used (Flower accepts it for 300)
 _BACKOFF = (0.25, 10.0)  # seconds: first and longest wait between attempts to reach a lost server
 _OBJECT_WAIT = 60.0  # seconds to wait for an object that is announced but not uploaded yet
 _MAX_OBJECTS = 10_000
 _CONTEXTS = 32  # runs whose state is kept
+_PATIENCE = 25.0  # seconds after which Flower holds a node that crashed for offline, and lets it in again
+_REMIND = 600.0  # seconds until the same trouble is logged again
 _NO_CONTENT = Error(code=ErrorCode.UNKNOWN)
-_GONE = (408, 429, 502, 503, 504)  # the gateway or the SuperLink is not there now
 
 _log = logging.getLogger("foedus.node")
-
-
-@dataclass(frozen=True)
-class FleetLink:
-    """Where the gateway listens, and what proves either side to the other.
-
-    Args:
-        address: ``host:port`` of the gateway.
-        root_certificates: PEM file of the CA that signed the gateway's certificate.
-        node_key: OpenSSH EC private key file, mode 0600. Beside it the node keeps ``<node_key>.id``.
-    """
-
-    address: str
-    root_certificates: Path
-    node_key: Path
-
-
-class _Lost(Exception):
-    """The server can't be reached now, or has forgotten this node: attach again."""
-
-
-class _Untrusted(_Lost):
-    """The server's certificate does not lead to our root certificate."""
-
-
-class _Denied(Exception):
-    """The server does not allow this request.
-
-    Args:
-        status: its HTTP status; 403 where the run is over.
-    """
-
-    def __init__(self, status: int) -> None:
-        super().__init__(f"HTTP status {status}")
-        self.status = status
-
-
-class _TooLarge(Exception):
-    """A message beyond `MAX_MESSAGE`."""
-
-
-def generate_node_key(path: Path) -> bytes:
-    """Write a new node key (OpenSSH, EC P-384, mode 0600) and return its public key as PEM.
-
-    Raises:
-        InputError: `path` exists already.
-    """
-    key = ec.generate_private_key(ec.SECP384R1())
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
-    )
-    write_private_file(path, private)
-    return _public_pem(key)
-
-
-def node_public_key(path: Path) -> bytes:
-    """The public key of a node key file as PEM SubjectPublicKeyInfo: what the server registers.
-
-    Raises:
-        InputError: missing, readable by others, or not an EC P-384 key.
-    """
-    return _public_pem(_load_key(path))
-
-
-def _load_key(path: Path) -> ec.EllipticCurvePrivateKey:
-    raw = read_private_file(path)
-    try:
-        key = serialization.load_ssh_private_key(raw, None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise InputError(f"{path}: not an OpenSSH private key without a passphrase") from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP384R1):
-        raise InputError(f"{path}: not an EC P-384 key", remedy="ssh-keygen -t ecdsa -b 384 -N '' -f FILE")
-    return key
-
-
-def _public_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.public_key().public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
 
 
 def serve(
@@ -189,18 +107,20 @@ def serve(
     Args:
         link: the gateway and the keys.
         app: called with one message at a time and the context of its run, whose state lives in memory only.
-        stop: ends the loop; looked at between messages and while waiting, so within some two seconds.
+        stop: ends the loop; looked at between messages and while waiting.
         on_event: told ``attached``, ``lost``, ``answered`` and ``failed``, from this thread.
         poll: seconds between questions right after activity, growing to `idle_poll`. They matter only where
-            the gateway does not hold questions until there is a message.
+            the server does not hold questions until there is a message.
         idle_poll: the longest wait between questions.
 
     Raises:
-        Unreachable: the server refuses this node, or at first contact its certificate is not the CA's.
+        Unreachable: the server does not know this node, or at first contact its certificate is not the CA's.
+            What time or somebody at the server can put right is waited for: a certificate that has expired,
+            a clock that is wrong, a full disk.
         InputError: the key or the CA file is unusable, or another process serves this key.
     """
-    key = _load_key(link.node_key)
-    with _claimed(link.node_key) as id_file, _Connection(link, key) as connection:
+    key = load_key(link.node_key)
+    with _claimed(link.node_key) as id_file, Connection(link, key) as connection:
         node = _Node(link, connection, id_file, app, on_event or (lambda _name, _detail: None))
         node.run(stop, poll, max(poll, idle_poll))
 
@@ -230,115 +150,18 @@ def _claimed(node_key: Path) -> Iterator[Path]:
         os.close(descriptor)
 
 
-class _Connection:
-    """Signed protobuf requests to one gateway; threads may share it."""
-
-    def __init__(self, link: FleetLink, key: ec.EllipticCurvePrivateKey) -> None:
-        self._key = key
-        self.public_pem = _public_pem(key)
-        self._signed = (float("-inf"), "", "")
-        self._signing = threading.Lock()
-        self._warned = False
-        self._headers = {
-            **dict(RuntimeVersionMetadata.from_local_component("SuperNode").as_metadata()),
-            FLEET_HTTP_PUBLIC_KEY_HEADER: base64.b64encode(self.public_pem).decode(),
-            "content-type": PROTOBUF_MEDIA_TYPE,
-            "accept": PROTOBUF_MEDIA_TYPE,
-            "accept-encoding": "identity",  # a compressed reply could unpack to any size
-        }
-        self._base = f"https://{link.address}/v1/fleet/"
-        try:
-            self._tls = ssl.create_default_context(cafile=str(link.root_certificates))
-        except (OSError, ssl.SSLError) as error:
-            raise InputError(f"{link.root_certificates}: not a readable PEM certificate") from error
-        self._tls.minimum_version = ssl.TLSVersion.TLSv1_3
-        self._client = self._open()
-
-    def _open(self) -> httpx.Client:
-        # no redirects: a signed request goes where the link says and nowhere else
-        return httpx.Client(
-            verify=self._tls, timeout=httpx.Timeout(60.0, connect=10.0), follow_redirects=False
-        )
-
-    def reopen(self) -> None:
-        """Forget the pooled connections."""
-        old, self._client = self._client, self._open()
-        old.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        self._client.close()
-
-    def _signature(self) -> dict[str, str]:
-        # Flower signs the time and nothing else (TLS protects the rest): one signature serves a burst
-        with self._signing:
-            made, timestamp, signature = self._signed
-            if time.monotonic() - made > _SIGNATURE_AGE:
-                timestamp = now().isoformat()
-                raw = self._key.sign(timestamp.encode("ascii"), ec.ECDSA(hashes.SHA256()))
-                signature = base64.b64encode(raw).decode()
-                self._signed = (time.monotonic(), timestamp, signature)
-            return {TIMESTAMP_HEADER: timestamp, FLEET_HTTP_SIGNATURE_HEADER: signature}
-
-    def call(
-        self, route: str, request: Any, response_type: Any, *, timeout: float | None = None, wait: float = 0.0
-    ) -> Any:
-        """One request; `route` is the last part of its path, `wait` how many seconds it may be held.
-
-        Raises:
-            _Lost: no answer, or none that makes sense.
-            _Denied: an answer, and it is no.
-            _TooLarge: the answer is beyond `MAX_MESSAGE`.
-        """
-        try:
-            with self._client.stream(
-                "POST",
-                self._base + route,
-                content=request.SerializeToString(deterministic=True),
-                headers={
-                    **self._headers,
-                    **self._signature(),
-                    **({"foedus-wait": str(wait)} if wait else {}),
-                },
-                timeout=timeout if timeout is not None else httpx.USE_CLIENT_DEFAULT,
-            ) as response:
-                self._warn(response)
-                if response.status_code != 200:
-                    if response.status_code in _GONE:
-                        raise _Lost(f"HTTP status {response.status_code}")
-                    raise _Denied(response.status_code)
-                body = bytearray()
-                for chunk in response.iter_raw():
-                    body += chunk
-                    if len(body) > MAX_MESSAGE + 2**20:  # the envelope around a message
-                        raise _TooLarge
-        except (
-            httpx.HTTPError,
-            httpx.StreamError,
-            RuntimeError,
-        ) as error:  # RuntimeError: closed by reopen()
-            if isinstance(_root(error), ssl.SSLCertVerificationError):
-                raise _Untrusted(str(_root(error))) from error
-            raise _Lost(str(error) or type(error).__name__) from error
-        try:
-            return response_type.FromString(bytes(body))
-        except Exception as error:  # protobuf's DecodeError, whose package has no types
-            raise _Lost("an answer that is not Flower's") from error
-
-    def _warn(self, response: httpx.Response) -> None:
-        text = response.headers.get(VERSION_INCOMPATIBILITY_MESSAGE_METADATA_KEY)
-        if text and not self._warned:
-            self._warned = True
-            _log.warning("the server's Flower differs from this node's: %s", text)
-
-
-def _root(error: BaseException) -> BaseException:
-    seen = error
-    while (inner := seen.__cause__ or seen.__context__) is not None:
-        seen = inner
-    return seen
+def _disk_full(error: BaseException) -> bool:
+    causes: BaseException | None = error
+    while causes is not None:
+        if isinstance(causes, OSError) and causes.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if (
+            isinstance(causes, sqlite3.Error)
+            and getattr(causes, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL
+        ):
+            return True
+        causes = causes.__cause__ or causes.__context__
+    return False
 
 
 @dataclass(frozen=True)
@@ -349,13 +172,14 @@ class _Reply:
     instruction_id: str
     inline: bool
     seconds: float
+    until: float  # by the monotonic clock; nobody waits for it any longer
 
 
 class _Node:
     """The loop of one node: attach, ask, answer."""
 
     def __init__(
-        self, link: FleetLink, connection: _Connection, id_file: Path, app: Handler, on_event: Listener
+        self, link: FleetLink, connection: Connection, id_file: Path, app: Handler, on_event: Listener
     ) -> None:
         self._link = link
         self._connection = connection
@@ -364,49 +188,81 @@ class _Node:
         self._on_event = on_event
         self._node_id = self._known_id()
         self._attached = False
+        self._asking = threading.Event()  # a question is out that the server may hold
+        self._known = bool(self._node_id)  # the server knew us once
+        self._refused_since = float("-inf")
+        self._told = ("", float("-inf"))
         self._contexts: OrderedDict[int, Context] = OrderedDict()
         self._reply: _Reply | None = None
 
     def run(self, stop: threading.Event, poll: float, idle_poll: float) -> None:
         backoff, ever = _BACKOFF[0], False
         quiet = threading.Event()
-        heartbeat = threading.Thread(target=self._beat, args=(quiet,), name="heartbeat", daemon=True)
-        heartbeat.start()
+        threads = [
+            threading.Thread(target=self._beat, args=(quiet,), name="heartbeat", daemon=True),
+            threading.Thread(target=self._leave, args=(stop, quiet), name="leave", daemon=True),
+        ]
+        for thread in threads:
+            thread.start()
         try:
             while not stop.is_set():
                 try:
                     self._attach()
-                    ever = True
+                    ever, backoff = True, _BACKOFF[0]
                     self._deliver()
                     wait = poll
                     while not stop.is_set():
                         asked = time.monotonic()
-                        if self._answer_next() or time.monotonic() - asked > _HOLD / 4:
-                            wait = poll  # answered, or held by the gateway: ask again at once
+                        if self._answer_next(stop) or time.monotonic() - asked > _HOLD / 4:
+                            wait = poll  # answered, or held by the server: ask again at once
                         else:
                             stop.wait(wait)
                             wait = min(wait * 1.2, idle_poll)
-                        backoff = _BACKOFF[0]
-                except _Untrusted as error:
+                        if self._connection.trusts_anew():
+                            _log.info("%s: another CA file, taken up", self._link.root_certificates)
+                except Untrusted as error:
                     if not ever:
                         raise Unreachable(
                             f"{self._link.address}: the server's certificate is not to be trusted ({error})",
                             remedy=f"check the address, and that {self._link.root_certificates} is its CA",
                         ) from error
                     backoff = self._pause(stop, backoff, error)
-                except (_Lost, _Denied) as error:
+                except (Lost, Denied) as error:
                     backoff = self._pause(stop, backoff, error)
         finally:
             quiet.set()
             if self._attached:
-                with contextlib.suppress(_Lost, _Denied, _TooLarge):
-                    request = DeactivateNodeRequest(node_id=self._node_id)
-                    self._connection.call("deactivate-node", request, DeactivateNodeResponse, timeout=3.0)
-            heartbeat.join(timeout=6.0)
+                self._deactivate()
+            for thread in threads:
+                thread.join(timeout=6.0)
 
-    def _pause(self, stop: threading.Event, backoff: float, error: Exception) -> float:
-        _log.warning("%s: lost (%s); trying again in %.1f s", self._link.address, error, backoff)
-        self._on_event("lost", {"reason": str(error)})
+    def _leave(self, stop: threading.Event, quiet: threading.Event) -> None:
+        # the server answers the question that it holds when it hears that a node goes
+        while not stop.wait(2.0):
+            if quiet.is_set():
+                return
+        while self._asking.is_set():
+            self._attached = False
+            self._deactivate()
+            quiet.wait(0.5)
+
+    def _deactivate(self) -> None:
+        with contextlib.suppress(Lost, Denied, TooLarge):
+            request = DeactivateNodeRequest(node_id=self._node_id)
+            self._connection.call("deactivate-node", request, DeactivateNodeResponse, timeout=3.0)
+
+    def _pause(self, stop: threading.Event, backoff: float, error: Lost | Denied) -> float:
+        text = str(error)
+        if stop.is_set():
+            return backoff
+        before, at = self._told
+        if text != before or time.monotonic() - at > _REMIND:
+            self._told = (text, time.monotonic())
+            remedy = error.remedy if isinstance(error, Lost) else ""
+            _log.warning(
+                "%s: lost (%s); trying again%s", self._link.address, text, remedy and f"\n  {remedy}"
+            )
+        self._on_event("lost", {"reason": text})
         self._attached = False
         stop.wait(backoff * random.uniform(0.8, 1.2))  # noqa: S311 - spreads the nodes, guards nothing
         self._connection.reopen()
@@ -428,56 +284,78 @@ class _Node:
         # a thread, because one message may take an hour; failures are the loop's to notice
         while not quiet.wait(_HEARTBEAT * 0.8):
             if self._attached:
-                with contextlib.suppress(_Lost, _Denied, _TooLarge):
+                with contextlib.suppress(Lost, Denied, TooLarge):
                     self._heartbeat()
 
     def _attach(self) -> None:
         if self._node_id:
-            with contextlib.suppress(_Denied):
+            with contextlib.suppress(Denied):
                 if self._heartbeat():
                     self._up()
                     return
         request = ActivateNodeRequest(public_key=self._connection.public_pem, heartbeat_interval=_HEARTBEAT)
         try:
             self._node_id = self._connection.call("activate-node", request, ActivateNodeResponse).node_id
-        except _Denied as error:
-            raise self._refused(error.status) from error
-        self._id_file.write_text(str(self._node_id))
+        except Denied as error:
+            raise self._refused(error) from error
+        self._keep_id()
         self._up()
 
+    def _keep_id(self) -> None:
+        # a torn one does no harm: the server refuses it, and says the right one when asked by the key
+        try:
+            with self._id_file.open("r+") as file:  # in place, for this file is locked
+                file.write(str(self._node_id))
+                file.truncate()
+        except OSError as error:
+            # not worth a stop: it only spares a node that crashes the wait for its heartbeats to expire
+            _log.error("%s: not written: %s", self._id_file, error.strerror or error)
+
     def _up(self) -> None:
-        self._attached = True
+        self._attached = self._known = True
+        self._refused_since, self._told = float("-inf"), ("", float("-inf"))
         _log.info("%s: attached as node %d", self._link.address, self._node_id)
         self._on_event("attached", {"node_id": self._node_id})
 
-    def _refused(self, status: int) -> Unreachable:
+    def _refused(self, error: Denied) -> Exception:
         where, key = self._link.address, self._link.node_key
-        if status == 401:
-            return Unreachable(
-                f"{where}: the server does not accept this node's signature",
-                remedy="set this machine's clock: it may be five minutes off at most",
+        if error.status == 401:
+            minutes, way = abs(error.skew) / 60, "ahead of" if error.skew > 0 else "behind"
+            off = f"; this machine's clock is {minutes:.0f} min {way} it" if minutes > 1 else ""
+            return Lost(
+                f"the server does not accept this node's signature{off}",
+                "set this machine's clock: it may be two minutes off at most. The node goes on by itself",
             )
-        if status == 412:
+        if error.status == 412:
+            if self._refused_since < 0:
+                self._refused_since = time.monotonic()
+            if self._known and time.monotonic() - self._refused_since < _PATIENCE:
+                return Lost("the server believes that this node is online elsewhere, or has forgotten it")
             return Unreachable(
                 f"{where}: the server does not know this node's key ({key}), or it is in use elsewhere",
                 remedy="have the server's operator register this key's public half; "
                 "if it is registered, stop the other node that uses it",
             )
         return Unreachable(
-            f"{where}: no foedus gateway answers there (HTTP status {status})",
+            f"{where}: no foedus gateway answers there (HTTP status {error.status})",
             remedy="check the address in the node's configuration",
         )
 
     # --- messages
 
-    def _answer_next(self) -> bool:
+    def _answer_next(self, stop: threading.Event) -> bool:
         """Take one message if there is one, and answer it."""
         request = PullMessagesRequest(node=Node(node_id=self._node_id))
+        self._asking.set()
         try:
+            if stop.is_set():
+                return True
             taken = self._connection.call("pull-messages", request, PullMessagesResponse, wait=_HOLD)
-        except _TooLarge:
+        except TooLarge:
             _log.error("a message beyond %d bytes was refused", MAX_MESSAGE)
             return True
+        finally:
+            self._asking.clear()
         if not taken.messages_list:
             return False
         try:
@@ -490,16 +368,20 @@ class _Node:
         inline = not tree.children
         try:
             message = head if inline else self._fetch(head, tree)
-        except _Denied as error:
+        except Denied as error:
             _log.info("run %d: its message is no longer to be had (%s)", run_id, error)
             return True
-        except _Lost:
+        except Lost:
             raise
         except Exception:  # noqa: BLE001 - whatever a malformed message raises, the node goes on
             message = None
             _log.exception("run %d: a message could not be read", run_id)
         reply = self._failed(head, run_id) if message is None else self._call(message, run_id)
-        self._reply = _Reply(reply, tree.object_id, inline, time.monotonic() - started)
+        spent = time.monotonic() - started
+        # by the server's clock, whatever ours says: Flower drops a reply that seems to have expired
+        reply.metadata.created_at = head.metadata.created_at + spent
+        reply.metadata.ttl = head.metadata.ttl - spent
+        self._reply = _Reply(reply, tree.object_id, inline, spent, started + head.metadata.ttl)
         self._deliver()
         return True
 
@@ -508,7 +390,7 @@ class _Node:
         content = tree.children[0]
         wanted = list(dict.fromkeys(node.object_id for node in iterate_object_tree(content)))
         if len(wanted) > _MAX_OBJECTS:
-            raise _TooLarge
+            raise TooLarge
         objects: dict[str, bytes] = {}
         size, end, wait = 0, time.monotonic() + _OBJECT_WAIT, 0.02
         while wanted:
@@ -517,7 +399,7 @@ class _Node:
             )
             answer = self._connection.call("pull-object", request, PullObjectResponse)
             if not answer.object_found or (not answer.object_available and time.monotonic() > end):
-                raise _Denied(404)
+                raise Denied(404)
             if not answer.object_available:
                 time.sleep(wait)
                 wait = min(wait * 1.5, 1.0)
@@ -525,7 +407,7 @@ class _Node:
             objects[wanted.pop()] = answer.object_content
             size += len(answer.object_content)
             if size > MAX_MESSAGE:
-                raise _TooLarge
+                raise TooLarge
         head.content = inflate_object_from_contents(content.object_id, objects)
         return head
 
@@ -535,8 +417,14 @@ class _Node:
             if reply.metadata.reply_to_message_id != message.metadata.message_id:
                 raise ValueError("the handler's reply answers another message")
             return reply
-        except Exception:  # noqa: BLE001 - nothing of what went wrong may leave the node
-            _log.exception("run %d: the handler failed on %r", run_id, message.metadata.message_type)
+        except Exception as error:  # noqa: BLE001 - nothing of what went wrong may leave the node
+            kind = message.metadata.message_type
+            if _disk_full(error):
+                _log.error(
+                    "run %d: %r was not answered: the disk is full (%s); free some space", run_id, kind, error
+                )
+            else:
+                _log.exception("run %d: the handler failed on %r", run_id, kind)
             return self._failed(message, run_id)
 
     def _failed(self, message: Message, run_id: int) -> Message:
@@ -562,19 +450,19 @@ class _Node:
             "message_type": metadata.message_type,
             "seconds": waiting.seconds,
         }
-        if metadata.created_at + metadata.ttl > time.time():
+        if time.monotonic() < waiting.until:
             try:
                 self._push(waiting)
                 self._on_event("answered", detail)
-            except _Denied as error:  # the run is over
+            except Denied as error:  # the run is over
                 _log.info("run %d: the reply is no longer wanted (%s)", metadata.run_id, error)
-            except _TooLarge:
+            except TooLarge:
                 _log.error("run %d: a reply beyond %d bytes was not sent", metadata.run_id, MAX_MESSAGE)
                 failed = Message(
                     metadata=metadata, error=Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, FAILED)
                 )
-                with contextlib.suppress(_Denied):
-                    self._push(_Reply(failed, waiting.instruction_id, waiting.inline, waiting.seconds))
+                with contextlib.suppress(Denied):
+                    self._push(replace(waiting, message=failed))
                 self._on_event("failed", detail)
         self._reply = None
 
@@ -593,7 +481,7 @@ class _Node:
                 objects = {name: item.deflate() for name, item in get_all_nested_objects(reply).items()}
                 sent = message_to_proto(remove_content_from_message(reply))
         if sum(map(len, objects.values())) > MAX_MESSAGE:
-            raise _TooLarge
+            raise TooLarge
         sent.metadata.message_id = tree.object_id
         request = PushMessagesRequest(
             node=node,

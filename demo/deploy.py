@@ -23,7 +23,7 @@ from ..server.auth import Role, issue
 from ..server.certificates import Certificates, create
 from ..server.client import ApiClient
 from ..server.store import Store
-from ..server.superlink import BELL, SuperLink
+from ..server.superlink import SuperLink
 from .world import World
 
 _LOOPBACK = "127.0.0.1"
@@ -50,9 +50,7 @@ class Deployment:
         self.root = root
         self.gateway, self.api = f"{_LOOPBACK}:{gateway}", f"{_LOOPBACK}:{api}"
         self.certificates: Certificates = create(root / "server" / "certs")
-        self.superlink = SuperLink(
-            root / "server" / "flower", self.certificates, environment={BELL: self.gateway}
-        )
+        self.superlink = SuperLink(root / "server" / "flower", self.certificates)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         (root / "logs").mkdir(exist_ok=True)
 
@@ -62,8 +60,7 @@ class Deployment:
         Raises:
             Unreachable: one of them does not come up; the message ends with its log.
         """
-        for party in world.treaty.parties:
-            self.superlink.register_node(party.node_key.encode())
+        self.superlink.admit(party.node_key.encode() for party in world.treaty.parties)
         certs = str(self.root / "server" / "certs")
         link = self.superlink.address
         self._spawn(
@@ -75,6 +72,8 @@ class Deployment:
             link,
             "--certificates",
             certs,
+            "--secret",
+            str(self.superlink.secret_file),
         )
         port = self.api.rpartition(":")[2]
         self._spawn(
@@ -89,6 +88,8 @@ class Deployment:
             certs,
             "--superlink",
             link,
+            "--secret",
+            str(self.superlink.secret_file),
         )
 
     def start_node(self, world: World, name: str) -> None:

@@ -379,7 +379,7 @@ class SecureSum:
             if waiting and not pulled:
                 self.pause(_POLL if self.pause is time.sleep else _WOKEN)
         for silo in waiting.values():
-            self._give_up(Silence(silo, SILENT, f"no reply to {action!r} within {limit:g} s"))
+            self._give_up(Silence(silo, "SILENT", f"no reply to {action!r} within {limit:g} s"))
         self.observe(
             "trip", {"action": action, "seconds": time.monotonic() - started, "replies": len(replies)}
         )

@@ -108,6 +108,10 @@ def run(
     superlink: Annotated[
         str, typer.Option(help="host:port of Flower's SuperLink, on loopback.")
     ] = "127.0.0.1:9092",
+    secret: Annotated[
+        Path | None,
+        typer.Option(help="The SuperLink's secret.", show_default="HOME/flower/superlink.secret"),
+    ] = None,
     docs: Annotated[bool, typer.Option(help="Serve /docs and /openapi.json.")] = False,
 ) -> None:
     """Serve the control plane over TLS until interrupted.
@@ -126,11 +130,11 @@ def run(
         )
     if superlink.rpartition(":")[0].strip("[]") not in _LOOPBACK:
         raise InputError(
-            f"{superlink}: the SuperLink's Control API has no authentication; it is reached on loopback only",
+            f"{superlink}: it listens on loopback only, and its secret goes nowhere else",
             remedy="run the SuperLink beside the server, as 127.0.0.1:PORT",
         )
     files = load(certificates)
-    link = ControlLink(superlink, files.ca_cert)
+    link = ControlLink(superlink, files.ca_cert, secret or home / "flower" / "superlink.secret")
     os.umask(0o077)  # what the server writes is its own
     app = create_app(Settings(home=home, superlink=link, docs=docs))
     try:
@@ -143,22 +147,36 @@ def run(
 def certificates(
     directory: Annotated[Path, typer.Argument(help="Where to write them.", show_default=False)],
     host: Annotated[
-        list[str], typer.Option(help="A name or address of the server; may be repeated.", show_default=False)
-    ],
+        list[str] | None,
+        typer.Option(help="A name or address of the server; may be repeated.", show_default=False),
+    ] = None,
     days: Annotated[int, typer.Option(help="How long they are valid.", min=1, max=3650)] = 365,
+    renew: Annotated[
+        bool, typer.Option("--renew", help="Replace server.crt by a new one: same names, key and CA.")
+    ] = False,
 ) -> None:
     """Make a CA of your own and the server's certificate, where your company has no CA.
 
     localhost, 127.0.0.1 and ::1 are always among the names: the parts of the server meet there.
+    With --renew, only server.crt is replaced. A server that runs takes it up within seconds; nodes and
+    people need nothing, for they trust the CA.
 
     Example: foedus server certificates certs --host coordinator.example
     """
-    from .certificates import create
+    from . import certificates as made
     from .stack import NEEDED_HOSTS
 
-    hosts = tuple(dict.fromkeys((*host, *NEEDED_HOSTS)))
-    files = create(directory, hosts, days)
     out = Console(highlight=False, soft_wrap=True)
+    if renew:
+        if host:
+            raise InputError("--renew keeps the names", remedy="leave --host out")
+        end = made.renew(directory, days)
+        out.print(f"renewed {directory / 'server.crt'}, valid until {end:%Y-%m-%d}", markup=False)
+        return
+    if not host:
+        raise InputError("a certificate is for a name", remedy="--host NAME, or --renew")
+    hosts = tuple(dict.fromkeys((*host, *NEEDED_HOSTS)))
+    files = made.create(directory, hosts, days)
     out.print(f"made {directory} for {', '.join(hosts)}, valid for {days} days", markup=False)
     out.print(f"give {files.ca_cert} to every partner and every person", markup=False)
     out.print(f"keep {directory / 'ca.key'} off this machine if you can", markup=False)

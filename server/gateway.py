@@ -5,13 +5,8 @@ authentication: whoever reaches that port can register nodes and run code on the
 SuperLink listens on loopback, and this gateway forwards what a node needs (`FLEET`) and answers 404
 with nothing said to everything else. Headers pass untouched: a node's signature is in them.
 
-Flower's nodes ask for messages over and over, which is what a trip spends most of its time on. A node
-that sends the header ``foedus-wait: SECONDS`` with ``pull-messages`` is answered when there is a
-message, or when its seconds are over. That there is one the gateway hears from the ServerApp, which
-*rings* (`server.superlink.quicken`): one UDP datagram to 127.0.0.1, at the port number the gateway
-listens on. It rings back when a node has answered. A ring carries nothing; a lost one costs seconds.
-
-    python -m foedus.server.gateway --listen 127.0.0.1:8443 --upstream 127.0.0.1:8000 --certificates DIR
+    python -m foedus.server.gateway --listen 127.0.0.1:8443 --upstream 127.0.0.1:8000 --certificates DIR \\
+        --secret FILE
 """
 
 from __future__ import annotations
@@ -21,53 +16,27 @@ import asyncio
 import contextlib
 import ssl
 import time
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import uvicorn
 
 from ..errors import InputError
+from . import secret, tls
 from .certificates import Certificates, load
+from .gate import FLEET, HEALTH, KEY_HEADER, Receive, Scope, Send
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
-
-# Of Flower's Fleet API, what our node calls. Left out: register-node and unregister-node (the server's
-# operator registers nodes), get-run and get-fab (our node runs installed code and takes no bundle).
-FLEET = frozenset(
-    f"/v1/fleet/{name}"
-    for name in (
-        "activate-node",
-        "deactivate-node",
-        "send-node-heartbeat",
-        "pull-messages",
-        "push-messages",
-        "pull-object",
-        "push-object",
-        "confirm-message-received",
-    )
-)
-HEALTH = "/health"
-_PULL, _PUSH = "/v1/fleet/pull-messages", "/v1/fleet/push-messages"
 
 MAX_BODY = 257 * 2**20  # bytes: a node's largest message (256 MiB) and its envelope
 MAX_HELD = 4 * MAX_BODY  # bytes of request bodies held at once, over all connections
-MAX_WAIT = 10.0  # seconds a pull may be held
-_SILENT_WAIT = 1.0  # seconds, where no ServerApp has rung for `_SILENCE`: perhaps none knows how
-_SILENCE = 900.0
-WAIT_HEADER = b"foedus-wait"
-
-_LOOPBACK = "127.0.0.1"
 _TIMEOUT = 60.0  # seconds for the SuperLink to answer
 _IDLE = 4.0  # seconds a pooled connection is good for; uvicorn, at its other end, closes after 5
-_RINGERS = 64  # ServerApps rung back at most, the latest
 _HOP_BY_HOP = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade")
 )
-_NOT_FORWARDED = _HOP_BY_HOP | {b"host", b"content-length", b"expect", WAIT_HEADER}
+_NOT_FORWARDED = _HOP_BY_HOP | {b"host", b"content-length", b"expect", KEY_HEADER}
 _NOT_RETURNED = _HOP_BY_HOP | {b"content-length", b"date", b"server"}
 
 
@@ -107,16 +76,19 @@ class SuperLinkUpstream:
     Args:
         address: ``host:port``.
         tls: verifies the SuperLink's certificate.
+        key: shown to the SuperLink with every request.
     """
 
-    def __init__(self, address: str, tls: ssl.SSLContext) -> None:
+    def __init__(self, address: str, tls: ssl.SSLContext, key: bytes) -> None:
         self._host, _, port = address.rpartition(":")
         self._port = int(port)
         self._tls = tls
+        self._key = key
         self._idle: list[tuple[float, _Connection]] = []
 
     async def request(self, method: str, path: str, headers: Headers, body: bytes) -> Answer:
         head = [f"{method} {path} HTTP/1.1\r\nhost: {self._host}:{self._port}\r\n".encode("ascii")]
+        head.append(b"%b: %b\r\n" % (KEY_HEADER, self._key))
         head += [b"%b: %b\r\n" % header for header in headers]
         head.append(b"content-length: %d\r\n\r\n" % len(body))
         async with asyncio.timeout(_TIMEOUT):
@@ -183,81 +155,15 @@ async def _chunks(reader: asyncio.StreamReader) -> bytes:
     return b"".join(parts)
 
 
-class Bell(asyncio.DatagramProtocol):
-    """Rung by ServerApps when they have pushed messages; rings them when nodes have answered."""
-
-    def __init__(self) -> None:
-        self.rings = 0
-        self._last = float("-inf")
-        self._transport: asyncio.DatagramTransport | None = None
-        self._waiting: set[asyncio.Future[None]] = set()
-        self._ringers: dict[Any, None] = {}
-
-    def patience(self) -> float:
-        """Seconds a pull may be held."""
-        if self._transport is None:
-            return 0.0
-        return MAX_WAIT if time.monotonic() - self._last < _SILENCE else _SILENT_WAIT
-
-    async def hang(self, port: int) -> None:
-        """Listen on loopback; without a free port nodes simply are not kept waiting."""
-        with contextlib.suppress(OSError):
-            loop = asyncio.get_running_loop()
-            await loop.create_datagram_endpoint(lambda: self, local_addr=(_LOOPBACK, port))
-
-    def take_down(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
-            self._transport = None
-
-    def connection_made(self, transport: Any) -> None:
-        self._transport = transport
-
-    def datagram_received(self, data: bytes, addr: Any) -> None:
-        self._ringers.pop(addr, None)
-        self._ringers[addr] = None
-        if len(self._ringers) > _RINGERS:
-            del self._ringers[next(iter(self._ringers))]
-        self.ring()
-
-    def error_received(self, exc: Exception) -> None:
-        """A ServerApp that has ended: nothing to do."""
-
-    def ring(self) -> None:
-        """Wake every pull that is held."""
-        self.rings += 1
-        self._last = time.monotonic()
-        waiting, self._waiting = self._waiting, set()
-        for future in waiting:
-            if not future.done():
-                future.set_result(None)
-
-    def ring_back(self) -> None:
-        """Tell the ServerApps that an answer has come."""
-        if self._transport is not None:
-            for address in self._ringers:
-                self._transport.sendto(b"\0", address)  # asyncio drops an empty datagram
-
-    def next_ring(self) -> asyncio.Future[None]:
-        """Done at the next ring."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.add(future)
-        future.add_done_callback(self._waiting.discard)
-        return future
-
-
 class Gateway:
     """The proxy as an ASGI app.
 
     Args:
         upstream: the SuperLink.
-        bell_port: where ServerApps ring; None: nowhere, and no pull is held.
     """
 
-    def __init__(self, upstream: Upstream, bell_port: int | None = None) -> None:
-        self.bell = Bell()
+    def __init__(self, upstream: Upstream) -> None:
         self._upstream = upstream
-        self._bell_port = bell_port
         self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -268,11 +174,8 @@ class Gateway:
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
-        if self._bell_port is not None:
-            await self.bell.hang(self._bell_port)
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        self.bell.take_down()
         await self._upstream.close()
         await send({"type": "lifespan.shutdown.complete"})
 
@@ -282,7 +185,7 @@ class Gateway:
             await _answer(send, 404)
             return
         named = dict(scope["headers"])
-        if _seconds(named.get(b"content-length")) > MAX_BODY:
+        if _length(named.get(b"content-length")) > MAX_BODY:
             await _answer(send, 413, close=True)
             return
         chunks: list[bytes] = []
@@ -302,58 +205,40 @@ class Gateway:
                     return
             passed = [header for header in scope["headers"] if header[0] not in _NOT_FORWARDED]
             body = b"".join(chunks)
-            wait = min(_seconds(named.get(WAIT_HEADER)), self.bell.patience()) if path == _PULL else 0.0
-            answer = await self._forward(method, path, passed, body, wait, receive)
+            answer = await self._forward(method, path, passed, body, receive)
         finally:
             self._held -= size
         if answer is not None:
-            if path == _PUSH and answer.status == 200:
-                self.bell.ring_back()
             await _answer(send, answer.status, _kept(answer.headers), answer.body)
 
     async def _forward(
-        self, method: str, path: str, headers: Headers, body: bytes, wait: float, receive: Receive
+        self, method: str, path: str, headers: Headers, body: bytes, receive: Receive
     ) -> Answer | None:
-        """The SuperLink's answer; of an empty pull the last within `wait` seconds. None: the node hung up."""
-        end = time.monotonic() + wait
-        gone: asyncio.Task[MutableMapping[str, Any]] | None = None
+        """The SuperLink's answer. None: the node hung up while it was held."""
+        # the path is ours, the query is dropped, and the ASGI server has parsed the headers:
+        # no byte of a client's reaches the SuperLink unread
+        asked = asyncio.ensure_future(self._upstream.request(method, path, headers, body))
+        gone = asyncio.ensure_future(receive())
         try:
-            while True:
-                rings = self.bell.rings  # before asking: a ring while the SuperLink answers counts
-                try:
-                    # the path is ours, the query is dropped, and the ASGI server has parsed the headers:
-                    # no byte of a client's reaches the SuperLink unread
-                    answer = await self._upstream.request(method, path, headers, body)
-                except TimeoutError:
-                    return Answer(504, [], b"")
-                except OSError:
-                    return Answer(503, [], b"")
-                left = end - time.monotonic()
-                if answer.status != 200 or answer.body or left <= 0:
-                    return answer
-                if self.bell.rings == rings:
-                    gone = gone or asyncio.ensure_future(receive())
-                    ring = self.bell.next_ring()
-                    await asyncio.wait((gone, ring), timeout=left, return_when=asyncio.FIRST_COMPLETED)
-                    if gone.done():
-                        return None
-                    if not ring.done():
-                        ring.cancel()
-                        return answer
+            await asyncio.wait((asked, gone), return_when=asyncio.FIRST_COMPLETED)
+            return await asked if asked.done() else None
+        except TimeoutError:
+            return Answer(504, [], b"")
+        except OSError:
+            return Answer(503, [], b"")
         finally:
-            if gone is not None and not gone.done():
-                gone.cancel()
+            asked.cancel()
+            gone.cancel()
 
 
 def _kept(headers: Headers) -> Headers:
     return [header for header in headers if header[0] not in _NOT_RETURNED]
 
 
-def _seconds(value: bytes | None) -> float:
+def _length(value: bytes | None) -> float:
     """A header's number; 0 where it is none."""
     with contextlib.suppress(ValueError, OverflowError):
-        number = float(value or 0)
-        return number if number > 0 else 0.0
+        return float(value or 0)
     return 0.0
 
 
@@ -368,47 +253,36 @@ async def _answer(
     await send({"type": "http.response.body", "body": body})
 
 
-def create_app(upstream: str, ca: Path, *, bell_port: int | None = None) -> Gateway:
-    """The gateway before the SuperLink at `upstream` (``host:port``), whose certificate is `ca`'s.
+def create_app(upstream: str, files: Certificates, secret_file: Path) -> Gateway:
+    """The gateway before the SuperLink at `upstream` (``host:port``), which was started with `secret_file`.
 
     Raises:
-        InputError: `upstream` is not ``host:port``, or `ca` not a PEM certificate.
+        InputError: `upstream` is not ``host:port``, the CA's file no certificate, or the secret no secret.
     """
     _split(upstream)
-    try:
-        tls = ssl.create_default_context(cafile=str(ca))
-    except (OSError, ssl.SSLError) as error:
-        raise InputError(f"{ca}: not a readable PEM certificate") from error
-    return Gateway(SuperLinkUpstream(upstream, tls), bell_port)
+    return Gateway(SuperLinkUpstream(upstream, tls.trusting(files), secret.key(secret_file, "fleet")))
 
 
-def server(listen: str, upstream: str, certificates: Certificates) -> uvicorn.Server:
+def server(listen: str, upstream: str, files: Certificates, secret_file: Path) -> uvicorn.Server:
     """The gateway as a server with TLS 1.3, not running yet: ``serve()`` it, set ``should_exit`` to stop.
 
     Raises:
-        InputError: `listen` or `upstream` is not ``host:port``.
+        InputError: `listen` or `upstream` is not ``host:port``; or see `create_app`.
     """
     host, port = _split(listen)
-    config = uvicorn.Config(
-        create_app(upstream, certificates.ca_cert, bell_port=port),
-        host=host,
-        port=port,
-        ssl_certfile=certificates.server_cert,
-        ssl_keyfile=certificates.server_key,
+    return tls.server(
+        create_app(upstream, files, secret_file),
+        files,
+        host,
+        port,
         log_level="warning",
         access_log=False,
-        server_header=False,
-        date_header=False,
+        date_header=True,  # by which a node sees that its clock is wrong
         proxy_headers=False,
-        ws="none",
         timeout_keep_alive=30,
         timeout_graceful_shutdown=2,
         limit_concurrency=1024,
     )
-    config.load()
-    if config.ssl is not None:
-        config.ssl.minimum_version = ssl.TLSVersion.TLSv1_3
-    return uvicorn.Server(config)
 
 
 def _split(address: str) -> tuple[str, int]:
@@ -418,9 +292,9 @@ def _split(address: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def serve(listen: str, upstream: str, certificates: Certificates) -> None:
+def serve(listen: str, upstream: str, files: Certificates, secret_file: Path) -> None:
     """Run the gateway until SIGINT or SIGTERM."""
-    server(listen, upstream, certificates).run()
+    server(listen, upstream, files, secret_file).run()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -431,9 +305,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--certificates", required=True, type=Path, metavar="DIR", help="of server.certificates"
     )
+    parser.add_argument("--secret", required=True, type=Path, metavar="FILE", help="of server.secret")
     options = parser.parse_args(arguments)
     try:
-        serve(options.listen, options.upstream, load(options.certificates))
+        serve(options.listen, options.upstream, load(options.certificates), options.secret)
     except InputError as error:
         parser.exit(error.exit_code, error.diagnostics() + "\n")
 

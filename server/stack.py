@@ -19,7 +19,6 @@ import ipaddress
 import os
 import signal
 import socket
-import ssl
 import subprocess
 import sys
 import threading
@@ -39,10 +38,10 @@ from ..compliance import treaty as treaties
 from ..compliance.treaty import Treaty
 from ..documents import SigningKey
 from ..errors import FoedusError, InputError, Unreachable
-from . import certificates
+from . import certificates, tls
 from .certificates import Certificates
 from .desk import Settings, check_key
-from .superlink import BELL, SuperLink
+from .superlink import SuperLink
 from .tether import tethered
 
 NEEDED_HOSTS = ("localhost", "127.0.0.1", "::1")  # gateway and API reach the SuperLink on loopback, over TLS
@@ -101,14 +100,12 @@ def start(
         files = _certificates(home, certificates_in, host)
         stop = stack.enter_context(_signals())
         gateway_address = f"{_bracketed(host)}:{gateway_port}"
-        bell = {BELL: f"{_LOOPBACK}:{gateway_port}"}
-        superlink = stack.enter_context(SuperLink(home / "flower", files, environment=bell, tether=True))
-        for party in treaty.parties:
-            superlink.register_node(party.node_key.encode())
+        superlink = stack.enter_context(SuperLink(home / "flower", files, tether=True))
+        superlink.admit(party.node_key.encode() for party in treaty.parties)
         if stop.is_set():
             return
         directory = files.server_cert.parent
-        gateway = stack.enter_context(_Gateway(home, gateway_address, superlink.address, directory))
+        gateway = stack.enter_context(_Gateway(home, gateway_address, superlink, directory))
         gateway.await_ready(files, stop)
         name = _names(files)[0] if host in _ANY else host
         addresses = Addresses(
@@ -121,23 +118,16 @@ def start(
 
 def api_server(app: ASGIApp, files: Certificates, host: str, port: int) -> uvicorn.Server:
     """The API with TLS 1.3, not running yet."""
-    config = uvicorn.Config(
+    return tls.server(
         app,
-        host=host,
-        port=port,
-        ssl_certfile=str(files.server_cert),
-        ssl_keyfile=str(files.server_key),
-        server_header=False,
-        ws="none",
+        files,
+        host,
+        port,
         log_level="warning",
         # Followers hold their connections open; they come back with Last-Event-ID.
         timeout_graceful_shutdown=5,
         limit_concurrency=512,
     )
-    config.load()
-    if config.ssl is not None:
-        config.ssl.minimum_version = ssl.TLSVersion.TLSv1_3
-    return uvicorn.Server(config)
 
 
 def run_api(server: uvicorn.Server, sockets: list[socket.socket] | None = None) -> None:
@@ -243,10 +233,11 @@ def _bracketed(host: str) -> str:
 class _Gateway:
     """The gateway's process."""
 
-    def __init__(self, home: Path, listen: str, upstream: str, directory: Path) -> None:
+    def __init__(self, home: Path, listen: str, upstream: SuperLink, directory: Path) -> None:
         self._log, self._listen = home / "gateway.log", listen
         command = [sys.executable, "-m", "foedus.server.gateway"]
-        command += ["--listen", listen, "--upstream", upstream, "--certificates", str(directory.absolute())]
+        command += ["--listen", listen, "--upstream", upstream.address]
+        command += ["--certificates", str(directory.absolute()), "--secret", str(upstream.secret_file)]
         with self._log.open("ab") as output:
             self._before = output.tell()
             self._process = subprocess.Popen(
@@ -273,12 +264,12 @@ class _Gateway:
 
     def await_ready(self, files: Certificates, stop: threading.Event) -> None:
         """Wait until it answers, ends, or `stop` is set; raises `Unreachable` if it does not come up."""
-        tls = ssl.create_default_context(cafile=str(files.ca_cert))
-        tls.check_hostname = False  # asked by address, whatever its certificate is for
+        context = tls.trusting(files)
+        context.check_hostname = False  # asked by address, whatever its certificate is for
         host, _, port = self._listen.rpartition(":")
         asked = {"0.0.0.0": _LOOPBACK, "[::]": "[::1]"}.get(host, host)  # noqa: S104
         end = time.monotonic() + _READY
-        with httpx.Client(verify=tls, trust_env=False, timeout=2.0) as client:
+        with httpx.Client(verify=context, trust_env=False, timeout=2.0) as client:
             while not stop.is_set():
                 if not self.alive():
                     raise self.ended()

@@ -1,7 +1,7 @@
 """Flower's SuperLink: started, asked and stopped; the one server-side file that knows Flower's internals.
 
-`SuperLink` runs Flower's process on loopback; `ControlLink` speaks its Control API, also to one that
-somebody else started; `quicken` shortens trips, inside the ServerApp's process.
+`SuperLink` runs `server.superlink_process` on loopback; `ControlLink` speaks its Control API, also to one
+that somebody else started; `quicken` shortens trips, inside the ServerApp's process.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import select
 import signal
 import socket
 import ssl
@@ -33,6 +32,7 @@ from flwr.proto.control_pb2 import (
     RegisterNodeRequest,
     StartRunRequest,
     StopRunRequest,
+    UnregisterNodeRequest,
 )
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree
 from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PushAppMessagesRequest
@@ -45,12 +45,14 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 from flwr.superlink.grid import HttpGrid
 
 from ..errors import FoedusError, InputError, Unreachable
+from . import secret, tls
 from .certificates import Certificates
+from .gate import KEY_HEADER, WAIT
 from .tether import tethered
 
 BUNDLE = Path(__file__).parent.parent / "federation" / "bundle"  # the fixed stub that starts our coordinator
 
-BELL = "FOEDUS_BELL"  # environment variable: host:port where the gateway hears rings
+SECRET = "FOEDUS_SUPERLINK_SECRET"  # environment variable of a ServerApp: the file of the secret
 
 INLINE_INSTRUCTION = (
     2**20
@@ -87,16 +89,18 @@ class RunStatus:
 
 
 class ControlLink:
-    """The Control API of a running SuperLink. It has no authentication: reach it on loopback only.
+    """The Control API of a running SuperLink.
 
     Args:
         address: ``host:port`` of the SuperLink itself, not of the gateway.
         root_certificates: PEM file of the CA that signed its certificate.
+        secret_file: the secret it was started with; see `server.secret`.
     """
 
-    def __init__(self, address: str, root_certificates: Path) -> None:
+    def __init__(self, address: str, root_certificates: Path, secret_file: Path) -> None:
         self._address = address
         self._root_certificates = root_certificates
+        self._secret_file = secret_file
         self._client: Any = None
 
     @property
@@ -128,16 +132,34 @@ class ControlLink:
             for node in self.nodes():
                 if node.public_key_pem == public_key_pem:
                     return node.node_id
-            raise InputError(f"the node's public key is not usable: {error.message}") from error
+            raise InputError(
+                f"the node's public key is not usable: {error.message}",
+                remedy="one that was unregistered before is gone for good: the party makes a new node key",
+            ) from error
 
     def nodes(self) -> list[NodeStatus]:
-        """All registered nodes.
+        """All registered nodes; those that were unregistered are none.
 
         Raises:
             Unreachable: the SuperLink does not answer.
         """
         found = self._call("ListNodes", ListNodesRequest()).nodes_info
-        return [NodeStatus(node.node_id, bytes(node.public_key), node.status) for node in found]
+        nodes = [NodeStatus(node.node_id, bytes(node.public_key), node.status) for node in found]
+        return [node for node in nodes if node.status != "unregistered"]
+
+    def admit(self, public_keys_pem: Iterable[bytes]) -> None:
+        """Let exactly these nodes in: register those that are missing, unregister every other.
+
+        Raises:
+            InputError: not a key that Flower takes, or one that was unregistered before.
+            Unreachable: the SuperLink does not answer.
+        """
+        wanted = {key.strip() for key in public_keys_pem}
+        for node in self.nodes():
+            if node.public_key_pem.strip() not in wanted:
+                self._call("UnregisterNode", UnregisterNodeRequest(node_id=node.node_id))
+        for key in sorted(wanted):
+            self.register_node(key + b"\n")  # as a node sends it: Flower compares the bytes
 
     def start_run(self, config: Mapping[str, str | int | float | bool], bundle: Path | None = None) -> int:
         """Submit the stub, its configuration overridden by `config`; returns the run's id.
@@ -191,7 +213,7 @@ class ControlLink:
                     server_address=self._address,
                     insecure=False,
                     root_certificates=self._root_certificates.read_bytes(),
-                    interceptors=[],
+                    interceptors=[_Keyed(secret.key(self._secret_file, "control"))],
                 )
             return getattr(self._client, name)(request)
         except httpx.HTTPStatusError as error:
@@ -213,16 +235,26 @@ class _ApiRefusal(FoedusError):
     """The Control API answered with an error of its own."""
 
 
+class _Keyed:
+    """Brings the key with every request."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    def intercept(self, context: Any, call_next: Callable[[Any], httpx.Response]) -> httpx.Response:
+        context.request.headers[KEY_HEADER.decode()] = self._key.decode()
+        return call_next(context)
+
+
 class SuperLink(ControlLink):
     """Flower's SuperLink as a process of ours: TLS, node keys, a database on disk, loopback only.
 
     Args:
-        root: its directory: ``superlink.db``, ``superlink.log`` and Flower's home. The same `root` and
-            `port` after a crash take up the registered nodes again.
+        root: its directory: ``superlink.db``, ``superlink.log``, ``superlink.secret`` and Flower's home. The
+            same `root` and `port` after a crash take up the registered nodes again.
         certificates: of this server.
         port: 0 takes a free one, and keeps it.
-        environment: set for the SuperLink and with it for every ServerApp; name the gateway's address as
-            `BELL` and trips need no polling.
+        environment: set for the SuperLink and with it for every ServerApp.
         tether: end it when the thread that starts it ends, however that happens.
     """
 
@@ -237,8 +269,9 @@ class SuperLink(ControlLink):
     ) -> None:
         self._tether = tether
         self.port = port or _free_port()
-        super().__init__(f"{_LOOPBACK}:{self.port}", certificates.ca_cert)
         self._root = root.absolute()
+        self.secret_file = self._root / "superlink.secret"
+        super().__init__(f"{_LOOPBACK}:{self.port}", certificates.ca_cert, self.secret_file)
         self._certificates = certificates
         self._environment = dict(environment or {})
         self._process: subprocess.Popen[bytes] | None = None
@@ -255,38 +288,27 @@ class SuperLink(ControlLink):
         """Start it and wait until it answers.
 
         Raises:
-            InputError: the port is in use, or Flower is not installed beside this Python.
+            InputError: the port is in use.
             Unreachable: it ended, or did not answer within `timeout` seconds; the message ends with its log.
         """
         if self.alive():
             return
-        folder = Path(sys.executable).parent
-        binary = folder / "flower-superlink"
-        if not binary.exists():
-            raise InputError(f"{binary}: missing", remedy="install flwr==1.41.* in this Python's environment")
         _check_free(self.port)
         self._root.mkdir(parents=True, exist_ok=True)
-        files = self._certificates
-        command = [
-            str(binary),
-            *("--host", _LOOPBACK, "--port", str(self.port)),
-            *("--ssl-certfile", str(files.server_cert.absolute())),
-            *("--ssl-keyfile", str(files.server_key.absolute())),
-            *("--ssl-ca-certfile", str(files.ca_cert.absolute())),
-            *("--database", str(self._root / "superlink.db")),
-            "--enable-supernode-auth",
-            "--disable-runtime-dependency-installation",
-        ]
+        secret.ensure(self.secret_file)
+        command = [sys.executable, "-m", "foedus.server.superlink_process", "--port", str(self.port)]
+        command += ["--certificates", str(self._certificates.server_cert.absolute().parent)]
+        command += ["--database", str(self._root / "superlink.db"), "--secret", str(self.secret_file)]
         environment = {
             **os.environ,
-            # it starts flower-superexec, and that flwr-serverapp, by name
-            "PATH": f"{folder}{os.pathsep}{os.environ.get('PATH', '')}",
             "FLWR_HOME": str(self._root / "flwr"),
             "FLWR_TELEMETRY_ENABLED": "0",
             "FLWR_DISABLE_UPDATE_CHECK": "1",
             "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-            "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5",
+            "FLWR_INTERNAL_GRPC_CONTROL_API": "0",  # these would listen on ports without a gate
+            "FLWR_INTERNAL_GRPC_FLEET_API": "0",
             "PYTHONUNBUFFERED": "1",
+            SECRET: str(self.secret_file),
             **self._environment,
         }
         log = self._root / "superlink.log"
@@ -310,9 +332,9 @@ class SuperLink(ControlLink):
             raise Unreachable(f"the SuperLink {problem}\n{tail}", remedy=f"see {log}")
 
     def _await_health(self, process: subprocess.Popen[bytes], timeout: float) -> str:
-        tls = ssl.create_default_context(cafile=str(self._certificates.ca_cert))
         end = time.monotonic() + timeout
-        with httpx.Client(verify=tls, trust_env=False, timeout=2.0) as client:
+        context = tls.trusting(self._certificates)
+        with httpx.Client(verify=context, trust_env=False, timeout=2.0) as client:
             while time.monotonic() < end:
                 if process.poll() is not None:
                     return f"ended at once with exit status {process.returncode}"
@@ -328,7 +350,7 @@ class SuperLink(ControlLink):
         self.close()
         if process is None:
             return
-        # Flower starts its SuperExec, and that the ServerApps, each in a session of its own
+        # it has started ServerApps
         started = list(_descendants(process.pid))
         if process.poll() is None:
             process.terminate()
@@ -399,11 +421,44 @@ def _descendants(pid: int) -> Iterator[tuple[int, str]]:
 
 # --- inside the ServerApp's process
 
-_POLL = 0.05  # seconds between pulls where there is no bell
-_bell: socket.socket | None = None
-_owed = 0  # replies not pulled yet
+_POLL = 0.05  # seconds between pulls where the gate does not know us
 _NO_CONTENT = Error(code=ErrorCode.UNKNOWN)
 _push_as_objects = HttpGrid.push_messages
+
+
+class _Patience:
+    """Waits for the nodes' answers at the SuperLink's gate (`server.gate.Bell.replies`)."""
+
+    def __init__(self) -> None:
+        self.owed = 0  # replies not pulled yet
+        self._seen = 0
+        self._client: httpx.Client | None = None
+        self._key = b""
+
+    def connect(self, grid: Any) -> None:
+        """Before anything is pushed, so that no answer is missed."""
+        if self._client is None and (path := os.environ.get(SECRET)):
+            self._key = secret.key(Path(path), "control")
+            context = ssl.create_default_context(cadata=grid._cert.decode("ascii"))
+            self._client = httpx.Client(
+                base_url=f"https://{grid._addr}", verify=context, trust_env=False, timeout=30.0
+            )
+            self.pause(0.0)
+
+    def pause(self, seconds: float) -> None:
+        """Return as soon as nodes have answered, or after `seconds`."""
+        if self._client is None:
+            time.sleep(min(seconds, _POLL))
+            return
+        wanted = {"seconds": seconds, "seen": self._seen, "owed": self.owed}
+        try:
+            answer = self._client.get(WAIT, params=wanted, headers={KEY_HEADER.decode(): self._key.decode()})
+            self._seen = int(answer.raise_for_status().text)
+        except (httpx.HTTPError, ValueError):  # the SuperLink is away: the next pull says so
+            time.sleep(min(seconds, _POLL))
+
+
+_patience = _Patience()
 
 
 def quicken() -> Callable[[float], None]:
@@ -413,52 +468,25 @@ def quicken() -> Callable[[float], None]:
     and pushed one HTTP request each, with a one-second back-off where an object is not there yet: some
     seventeen requests per node and trip. Its message table has a column for content, though, that
     Flower 1.41 leaves empty. Used for contents up to `INLINE_INSTRUCTION`, a trip takes two requests
-    per node and two in all. Our nodes answer the way they were asked.
+    per node and three in all. Our nodes answer the way they were asked.
 
-    Where the environment names the gateway (`BELL`), it is rung after
-    each push, and ``pause(seconds)`` returns as soon as a node has answered; else it sleeps `_POLL`.
+    ``pause(seconds)`` returns as soon as nodes have answered.
     """
-    global _bell
     HttpGrid.push_messages = _push_messages
     HttpGrid.pull_messages = _pull_messages
-    host, _, port = os.environ.get(BELL, "").rpartition(":")
-    if _bell is None and host and port.isdecimal():
-        _bell = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        _bell.connect((host, int(port)))
-    return _pause
-
-
-def _ring() -> None:
-    if _bell is not None:
-        with contextlib.suppress(OSError):  # no gateway yet, or no longer: nodes ask by themselves
-            _bell.send(b"\0")
-
-
-def _pause(seconds: float) -> None:
-    if _bell is None:
-        time.sleep(min(seconds, _POLL))
-        return
-    wait, rung = seconds, 0
-    try:
-        # replies come in bursts, and one pull for all of them is cheaper than one for each
-        while rung < max(_owed, 1) and select.select([_bell], [], [], wait)[0]:
-            _bell.recv(16)
-            wait, rung = min(seconds, _POLL), rung + 1
-    except OSError:  # nobody at the gateway's port
-        time.sleep(min(seconds, _POLL))
+    return _patience.pause
 
 
 def _push_messages(grid: Any, messages: Iterable[Any]) -> list[str]:
     """`HttpGrid.push_messages`, with content inside."""
-    global _owed
     batch = list(messages)
+    _patience.connect(grid)
     sent, trees = [], []
     for message in batch:
         proto = message_to_proto(message)
         if proto.ByteSize() > INLINE_INSTRUCTION:
             pushed = list(_push_as_objects(grid, batch))
-            _owed += len(pushed)
-            _ring()
+            _patience.owed += len(pushed)
             return pushed
         # Flower knows a message by the digest of its own object; this one names no content, and
         # nobody will pull it, so it is announced and never uploaded
@@ -470,14 +498,12 @@ def _push_messages(grid: Any, messages: Iterable[Any]) -> list[str]:
         return []
     request = PushAppMessagesRequest(messages_list=sent, message_object_trees=trees)
     pushed = list(grid._runtime_client.PushMessages(request).message_ids)
-    _owed += len(pushed)
-    _ring()
+    _patience.owed += len(pushed)
     return pushed
 
 
 def _pull_messages(grid: Any, message_ids: Iterable[str]) -> list[Any]:
     """`HttpGrid.pull_messages`, for content inside as well as for objects."""
-    global _owed
     answer = grid._runtime_client.PullMessages(PullAppMessagesRequest(message_ids=list(message_ids)))
     pulled = []
     for proto, tree in zip(answer.messages_list, answer.message_object_trees, strict=True):
@@ -486,7 +512,7 @@ def _pull_messages(grid: Any, message_ids: Iterable[str]) -> list[Any]:
         if tree.children and not message.has_error():
             message.content = _pull_content(grid, message, tree.children[0])
         pulled.append(message)
-    _owed = max(0, _owed - len(pulled))
+    _patience.owed = max(0, _patience.owed - len(pulled))
     return pulled
 
 

@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
 
 from foedus.errors import InputError
-from foedus.server import certificates, gateway
+from foedus.server import certificates, gateway, secret
 from foedus.server.gateway import FLEET, Answer, Gateway, Headers
 
 PULL = "/v1/fleet/pull-messages"
@@ -128,41 +129,49 @@ def test_a_lost_superlink(error: Exception, status: int) -> None:
     assert (answer.status_code, answer.content) == (status, b"")
 
 
-def test_a_pull_is_held_until_somebody_rings() -> None:
+def test_a_node_that_hangs_up_ends_its_question() -> None:
+    class Slow(Upstream):
+        ended = ""
+
+        async def request(self, method: str, path: str, headers: Headers, body: bytes) -> Answer:
+            try:
+                await asyncio.sleep(30)
+            except asyncio.CancelledError:
+                self.ended = "cancelled"
+                raise
+            return Answer(200, [], b"")
+
     async def scenario() -> None:
-        upstream = Upstream()
-        app = Gateway(upstream, bell_port=0)
-        await app.bell.hang(0)
-        transport = httpx.ASGITransport(app=app)  # type: ignore[arg-type]
-        loop = asyncio.get_running_loop()
-        async with httpx.AsyncClient(transport=transport, base_url="https://gateway") as client:
-            start = loop.time()
-            answer = await client.post(PULL, headers={"foedus-wait": "0.2"})
-            assert answer.content == b"" and loop.time() - start >= 0.2  # nothing came
-            assert b"foedus-wait" not in dict(upstream.asked[-1][2])
+        upstream, said = Slow(), []
+        events = [{"type": "http.request", "body": b"x"}, {"type": "http.disconnect"}]
 
-            start = loop.time()
-            held = asyncio.ensure_future(client.post(PULL, headers={"foedus-wait": "0.9"}))
-            await asyncio.sleep(0.05)
-            upstream.answers = [Answer(200, [], b"a message")]
-            app.bell.ring()
-            assert (await held).content == b"a message" and loop.time() - start < 0.8
+        async def receive() -> dict[str, Any]:
+            return events.pop(0)
 
-            await client.post(PULL, headers={"foedus-wait": "nan"})  # answered at once
-            await client.post("/v1/fleet/push-messages", headers={"foedus-wait": "9"})
-            assert loop.time() - start < 0.9
-        app.bell.take_down()
+        async def send(event: Any) -> None:
+            said.append(event)
+
+        scope = {"type": "http", "method": "POST", "path": PULL, "headers": []}
+        await asyncio.wait_for(Gateway(upstream)(scope, receive, send), 5)
+        await asyncio.sleep(0)
+        assert (said, upstream.ended) == ([], "cancelled")
 
     asyncio.run(scenario())
 
 
 def test_bad_addresses_and_files(tmp_path: Path) -> None:
     files = certificates.create(tmp_path / "tls")
+    known = secret.ensure(tmp_path / "secret")
     for listen, upstream in (("nowhere", "127.0.0.1:1"), ("127.0.0.1:0", ":x")):
         with pytest.raises(InputError):
-            gateway.server(listen, upstream, files)
-    with pytest.raises(InputError):
-        gateway.create_app("127.0.0.1:1", tmp_path / "none")
+            gateway.server(listen, upstream, files, known)
+    with pytest.raises(InputError, match="No such file"):
+        gateway.create_app("127.0.0.1:1", files, tmp_path / "none")
+    files.ca_cert.write_text("nothing")
+    with pytest.raises(InputError, match="not a readable PEM certificate"):
+        gateway.create_app("127.0.0.1:1", files, known)
     with pytest.raises(SystemExit) as ended:
-        gateway.main(["--listen", "x", "--upstream", "y", "--certificates", str(tmp_path / "tls")])
+        gateway.main(
+            ["--listen", "x", "--upstream", "y", "--certificates", str(tmp_path), "--secret", str(known)]
+        )
     assert ended.value.code == 2

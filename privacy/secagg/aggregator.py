@@ -23,8 +23,9 @@ from .client import (
     readiness,
     self_seed,
     shares_digest,
+    subject,
 )
-from .keys import Advertisement, Context, Roster, mask_agree, mask_public, seed_commitment
+from .keys import Advertisement, Context, Roster, agree, mask_key, mask_public, seed_commitment
 from .rings import Integers, Ring, Words
 from .topology import Topology, names_digest, peers, topology
 
@@ -44,7 +45,7 @@ class _Round:
     ring: Ring
     total: Words
     check: int = 0
-    model: str | None = None
+    model: str = ""
     uploads: dict[str, Envelope] = field(default_factory=dict)
     confirmed: dict[str, Envelope] = field(default_factory=dict)
     asked: tuple[str, ...] = ()
@@ -271,6 +272,7 @@ class Aggregator:
     def _masks_in(self, number: int, current: _Round) -> list[tuple[bytes, bool]]:
         """The masks that do not cancel in the sum of the uploads, with the signs that take them away."""
         secrets = self._secrets(number, current)
+        about = subject(current.task, current.dimension, current.ring, current.model)
         found: list[tuple[bytes, bool]] = []
         for silo in sorted(current.uploads):
             seed = secrets(silo)
@@ -284,10 +286,12 @@ class Aggregator:
             secret = secrets(silo)
             if mask_public(secret) != self._advertised[silo][1].mask[number]:
                 raise ProtocolError(f"round {number}: the shares rebuild a wrong mask key of {silo}")
+            private = mask_key(secret)
             for peer in partners:
-                agreed = mask_agree(secret, self._advertised[peer][1].mask[number])
+                agreed = agree(private, self._advertised[peer][1].mask[number])
                 # The survivor added it if its name is the lesser: take away just that.
-                found.append((pair_seed(agreed, self.context, number, peer, silo), peer < silo))
+                seed_of_both = pair_seed(agreed, self.context, number, peer, silo, about)
+                found.append((seed_of_both, peer < silo))
         return found
 
     def _secrets(self, number: int, current: _Round) -> Callable[[str], int]:

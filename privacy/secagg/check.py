@@ -35,7 +35,7 @@ P = (1 << 61) - 1
 ROW = 512
 _LIMB = 13  # bits: 512 · 2^31 · 2^13 = 2^53
 _LIMBS = 5
-_TOGETHER = 4096  # rows combined at a time: numpy's cost per call is then nothing
+_TOGETHER = 2048  # rows combined at a time: numpy's cost per call is then nothing
 _P = np.uint64(P)
 Numbers = npt.NDArray[np.signedinteger[Any]] | npt.NDArray[np.float64]
 _U64 = npt.NDArray[np.uint64]

@@ -20,7 +20,10 @@ Why the server learns one sum a round and nothing else, though it may lie and up
    t ≤ (n + c)/2. But t = ⌊(n + c)/2⌋ + 1. So only one U is ever opened, and of no silo both secrets.
 4. Keys are signed by identities pinned in the treaty and bound to (treaty, study, run, batch), so the
    server can neither put itself between two silos nor replay; per-round keys open no other round.
-5. |U| ≥ t, and an honest silo of Q masks with every member: the sum holds t − c honest vectors or more,
+5. Pair masks are bound to what is summed (task, model digest, dimension, modulus). Of silos that were told
+   different things none cancels: the server can't give all but one a model with nothing left to learn
+   (Pasquini, Francati and Ateniese 2022, CCS), nor read one mask in two moduli.
+6. |U| ≥ t, and an honest silo of Q masks with every member: the sum holds t − c honest vectors or more,
    and as many shares of noise. Two honest members that left out each other's mask (each was told
    that the other dealt nothing) still mask with every honest silo of Q, so no part of U is opened alone.
 
@@ -39,12 +42,12 @@ from dataclasses import dataclass
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from ...documents import Envelope, SigningKey
+from ...documents import Envelope, SigningKey, digest
 from ...errors import ProtocolError, VerificationError
 from . import check, masks, shares
 from .codec import Source
 from .journal import Journal
-from .keys import Advertisement, BatchKeys, Context, Roster, mask_agree
+from .keys import Advertisement, BatchKeys, Context, Roster, agree, mask_key
 from .rings import Integers, Ring
 from .topology import Topology, names_digest, peers, topology
 
@@ -86,7 +89,7 @@ class Silo:
         self._everyone: tuple[str, ...] = ()  # who takes part in the batch; on a sparse graph once stated
         self._entered: dict[int, _Entered] = {}
         self._ready: set[str] = set()  # on a sparse graph: silos known to mask with the same participants
-        self._unseen: int | None = None  # the round answered last, while its sum has not been shown
+        self._unseen: set[int] = set()  # rounds answered whose sum has not been shown to this silo
 
     def __repr__(self) -> str:
         return f"Silo({self.name!r}, …)"
@@ -246,31 +249,29 @@ class Silo:
             model: digest of the model the vector was worked out from, for the header.
 
         Raises:
-            ProtocolError: not set up, or the sum opened last has not been shown to this silo.
+            ProtocolError: not set up, or a sum it helped to open has not been shown to it.
             InputError: a value that would wrap around. Refused: the round was entered before.
         """
         if number not in self.context.rounds or not self._everyone or not self._check_key or not self._shape:
             raise ProtocolError(f"round {number} is not set up")
-        if self._unseen is not None:
+        if self._unseen:
             raise ProtocolError(
-                f"round {number}: the sum of round {self._unseen} has not been shown to this silo"
+                f"round {number}: the sum of round {min(self._unseen)} has not been shown to this silo"
             )
         context = self.context
         self._journal.require_new(context.study, context.run, "upload", number)
         for past in [r for r in self._entered if r < number]:
             self._forget(past)  # a round that was never opened, and will not be
-        wall = masks.Masks(self._mask_seeds(number), ring)
+        about = subject(task, source.size, ring, model)
+        wall = masks.Masks(self._mask_seeds(number, about), ring)
         tag = _tag(self._check_key, context, number)
-        data, content = bytearray(ring.wire_bytes(source.size)), hashlib.sha256()
-        room = memoryview(data)
+        data = bytearray(ring.wire_bytes(source.size))
         for start, stop in masks.chunks(source.size):
             values = source.chunk(start, stop)
             words = ring.wrap(values)
             tag.update(values)
             wall.put_on(words)
-            part = room[ring.wire_bytes(start) : ring.wire_bytes(stop)]
-            ring.pack_into(words, part)
-            content.update(part)
+            ring.pack_into(words, data, start)
         element = (tag.value + _pad(self._check_key, context, number, self.name) + wall.check) % check.P
         header = Envelope(
             UPLOAD,
@@ -284,7 +285,7 @@ class Silo:
                 "dimension": source.size,
                 "bits": ring.bits,
                 "model": model,
-                "vector": content.hexdigest(),
+                "vector": hashlib.sha256(data).hexdigest(),
                 "check": str(element),
             },
         ).signed(self.name, self._identity)
@@ -292,12 +293,14 @@ class Silo:
         self._entered[number] = _Entered(ring, source.size)
         return data, header
 
-    def _mask_seeds(self, number: int) -> list[tuple[bytes, bool]]:
+    def _mask_seeds(self, number: int, about: str) -> list[tuple[bytes, bool]]:
         seeds = [(self_seed(self._keys.seed(number), self.context, number, self.name), False)]
+        private = mask_key(self._keys.mask_secret(number))
         for peer in self.participants:
             if peer != self.name:
-                secret = mask_agree(self._keys.mask_secret(number), self._peers[peer].mask[number])
-                seeds.append((pair_seed(secret, self.context, number, self.name, peer), self.name > peer))
+                secret = agree(private, self._peers[peer].mask[number])
+                seed = pair_seed(secret, self.context, number, self.name, peer, about)
+                seeds.append((seed, self.name > peer))
         return seeds
 
     def confirm(self, number: int, survivors: Sequence[str]) -> Envelope:
@@ -343,9 +346,9 @@ class Silo:
         """
         context = self.context
         shape = self._checked(number, survivors)
-        chosen, digest = set(survivors), names_digest(survivors)
+        chosen, named = set(survivors), names_digest(survivors)
         before = self._journal.done(context.study, context.run, "answer", number)
-        if before not in (None, digest):
+        if before not in (None, named):
             self._journal.require_new(context.study, context.run, "answer", number)
         if any(number not in held for held in self._held.values()):
             raise ProtocolError(f"round {number} is over: its secrets are gone")
@@ -367,15 +370,15 @@ class Silo:
                 "context": context.digest,
                 "round": number,
                 "silo": self.name,
-                "survivors": digest,
+                "survivors": named,
                 "answering": names_digest(answering),
                 "shares": shares_digest(seeds, mask_keys),
             },
         ).signed(self.name, self._identity)
         if before is None:
-            self._journal.once(context.study, context.run, "answer", number, digest)
+            self._journal.once(context.study, context.run, "answer", number, named)
         self._entered[number].survivors = tuple(sorted(chosen))
-        self._unseen = number
+        self._unseen.add(number)
         return statement, seeds, mask_keys
 
     def _weight(self, answering: Sequence[str]) -> int:
@@ -408,8 +411,8 @@ class Silo:
 
     def _checked(self, number: int, survivors: Sequence[str]) -> Topology:
         """The topology, if this silo may help to open the sum over `survivors`."""
-        context, shape = self.context, self._shape
-        if shape is None or self._journal.done(context.study, context.run, "upload", number) is None:
+        shape = self._shape
+        if shape is None or number not in self._entered:  # an upload of another batch has other masks
             raise ProtocolError(f"round {number}: this silo uploaded nothing to be opened")
         chosen = set(survivors)
         if len(chosen) != len(survivors) or not chosen <= set(self._everyone):
@@ -428,8 +431,8 @@ class Silo:
     def _check_agreed(
         self, number: int, survivors: Sequence[str], confirmed: Mapping[str, Envelope], shape: Topology
     ) -> None:
-        digest = names_digest(survivors)
-        if self._journal.done(self.context.study, self.context.run, "confirm", number) != digest:
+        confirmed_here = self._journal.done(self.context.study, self.context.run, "confirm", number)
+        if confirmed_here != names_digest(survivors):
             raise ProtocolError(f"round {number}: this silo confirmed another set of survivors, or none")
         for silo, envelope in confirmed.items():
             envelope.check(CONFIRM, silo, self._roster.key(silo))
@@ -457,10 +460,17 @@ class Silo:
             raise VerificationError(
                 f"round {number}: the sum shown is over other silos than this one answered for"
             )
-        if total.shape != (entered.dimension,):
+        if len(set(survivors)) != len(survivors) or not set(survivors) <= set(self._everyone):
+            # Twice the sum, over everybody twice, would have twice the check value.
+            raise VerificationError(f"round {number}: the survivors shown are named twice or never took part")
+        if total.shape != (entered.dimension,) or total.dtype.kind != "i":
             raise VerificationError(
-                f"round {number}: the sum shown has {total.size} numbers, not {entered.dimension}"
+                f"round {number}: the sum shown is {total.size} numbers of type {total.dtype},"
+                f" not {entered.dimension} signed integers"
             )
+        half = entered.ring.half
+        if total.size and not -half <= int(total.min()) <= int(total.max()) < half:
+            raise VerificationError(f"round {number}: the sum shown lies outside the modulus of the round")
         tag = _tag(self._check_key, self.context, number)
         for start, stop in masks.chunks(total.size):
             tag.update(total[start:stop])
@@ -472,8 +482,8 @@ class Silo:
                 f"round {number}: the sum shown is not the sum of the silos' vectors; the server altered it,"
                 " or it wrapped around"
             )
-        if self._unseen == number:
-            self._unseen = None
+        if number in self._unseen:
+            self._unseen.discard(number)
             self._forget(number)
 
     def _forget(self, number: int) -> None:
@@ -483,9 +493,10 @@ class Silo:
 
     def _box_key(self, sender: str, receiver: str, peer: Advertisement) -> bytes:
         secret = self._keys.share_secret(peer.share_key)
-        # Bound to the topology too: a silo that was shown another graph opens no box and gets none opened.
-        shape = self._shape.digest if self._shape is not None else ""
-        return masks.derive(secret, "shares", self.context.digest, shape, sender, receiver)
+        if self._shape is None:
+            raise ProtocolError("boxes have keys once the neighbours are known")
+        # On a complete graph the digest is the context's; on a sparse one it names the graph.
+        return masks.derive(secret, "shares", self._shape.digest, sender, receiver)
 
     def _seal(self, peer: str, values: Mapping[int, tuple[int, int]] | None) -> bytes:
         plain = self._keys.check_part + b"".join(
@@ -512,10 +523,20 @@ class Silo:
         return plain[:_PART], values
 
 
-def pair_seed(secret: bytes, context: Context, number: int, one: str, other: str) -> bytes:
-    """The seed of the mask two silos share in a round; the lesser name adds it, the greater subtracts."""
+def subject(task: str, dimension: int, ring: Ring, model: str) -> str:
+    """Names what a round sums up. Masks of silos that were told different things never cancel."""
+    what = {"task": task, "dimension": dimension, "bits": ring.bits, "model": model}
+    return digest("secure-sum-subject", what)
+
+
+def pair_seed(secret: bytes, context: Context, number: int, one: str, other: str, about: str) -> bytes:
+    """The seed of the mask two silos share in a round; the lesser name adds it, the greater subtracts.
+
+    Args:
+        about: the digest of the round's `subject`.
+    """
     low, high = sorted((one, other))
-    return masks.derive(secret, "pair", context.digest, number, low, high)
+    return masks.derive(secret, "pair", context.digest, number, low, high, about)
 
 
 def self_seed(seed: int, context: Context, number: int, silo: str) -> bytes:

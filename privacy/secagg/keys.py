@@ -10,6 +10,7 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
@@ -44,7 +45,7 @@ class Context:
             "rounds": list(self.rounds),
         }
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """What uploads and answers name their batch by."""
         return digest("secure-sum-context", self.to_json())
@@ -174,14 +175,15 @@ class BatchKeys:
         self._seeds.pop(number, None)
 
 
-def _private(secret: int) -> X25519PrivateKey:
+def mask_key(secret: int) -> X25519PrivateKey:
+    """The X25519 key that a mask secret is."""
     # A field element is 255 bits: exactly what RFC 7748's clamping leaves of a private key's entropy, and more.
     return X25519PrivateKey.from_private_bytes(secret.to_bytes(32, "little"))
 
 
 def mask_public(secret: int) -> bytes:
     """The public key of a mask secret."""
-    return _private(secret).public_key().public_bytes_raw()
+    return mask_key(secret).public_key().public_bytes_raw()
 
 
 def seed_commitment(seed: int) -> bytes:
@@ -191,7 +193,7 @@ def seed_commitment(seed: int) -> bytes:
 
 def mask_agree(secret: int, peer: bytes) -> bytes:
     """The X25519 secret two silos' masks of one round derive from."""
-    return agree(_private(secret), peer)
+    return agree(mask_key(secret), peer)
 
 
 def agree(private: X25519PrivateKey, peer: bytes) -> bytes:

@@ -1,7 +1,8 @@
 """The rings a sum is taken in, Z/2^b for b = 16, 20, 24, 32, and how their elements travel.
 
-On the wire an element takes b bits and no more (little-endian; 20-bit elements go in pairs of five
-bytes). In memory it is an unsigned word of 16 or 32 bits, whose upper bits mean nothing until `pack`.
+On the wire an element takes b bits and no more. 16 and 32 bits are little-endian words; of wider and
+narrower ones come first the lower 16 bits of all elements, as words, and then the upper parts of all: a
+byte each of 24 bits; of 20 bits half a byte, the earlier element's in the lower half. In memory it is an unsigned word of 16 or 32 bits, whose upper bits mean nothing until `pack`.
 
 A sum that wraps around is silently wrong, the worst bug there is. So a ring is chosen for it: `fitting`
 takes the narrowest in which n silos' vectors and their noise overflow with probability below 2^-40.
@@ -74,26 +75,28 @@ class Ring:
 
     def pack(self, words: Words) -> bytes:
         """Elements as they travel: `wire_bytes(d)` bytes. Upper bits of a word are dropped."""
-        data = bytearray(self.wire_bytes(words.size))
-        self.pack_into(words, memoryview(data))
-        return bytes(data)
+        room = bytearray(self.wire_bytes(words.size))
+        self.pack_into(words, room, 0)
+        return bytes(room)
 
-    def pack_into(self, words: Words, room: memoryview) -> None:
-        """`pack` into the `wire_bytes(d)` bytes of `room`."""
-        out = np.frombuffer(room, np.uint8)
+    def pack_into(self, words: Words, room: bytearray, start: int) -> None:
+        """Write elements `start` and following (an even number) into the room of a whole packed vector."""
+        out, stop = np.frombuffer(room, np.uint8), start + words.size
         if self.bits in (16, 32):
-            out.view(self.word)[:] = words
-        elif self.bits == 24:
-            out.reshape(-1, 3)[:] = words.view(np.uint8).reshape(-1, 4)[:, :3]
-        else:
-            masked = words & np.uint32(0xFFFFF)
-            if masked.size % 2:
-                masked = np.append(masked, np.uint32(0))
-            pairs = masked[0::2].astype("<u8") | masked[1::2].astype("<u8") << np.uint64(20)
-            fives = pairs.view(np.uint8).reshape(-1, 8)[:, :5]
-            whole = out.size // 5
-            out[: 5 * whole].reshape(-1, 5)[:] = fives[:whole]
-            out[5 * whole :] = fives[whole:].reshape(-1)[: out.size - 5 * whole]
+            out.view(self.word)[start:stop] = words
+            return
+        dimension = len(room) * 8 // self.bits
+        out[: 2 * dimension].view("<u2")[start:stop] = words.astype("<u2")
+        upper = (words >> np.uint32(16)).astype(np.uint8)
+        if self.bits == 24:
+            out[2 * dimension + start : 2 * dimension + stop] = upper
+            return
+        upper &= np.uint8(15)
+        at = 2 * dimension + start // 2
+        half = upper.size // 2
+        out[at : at + half] = upper[0 : 2 * half : 2] | upper[1::2] << np.uint8(4)
+        if upper.size % 2:
+            out[at + half] = upper[-1]
 
     def unpack(self, data: bytes | bytearray, dimension: int) -> Words:
         """The elements of `pack`.
@@ -107,24 +110,16 @@ class Ring:
             )
         if self.bits in (16, 32):
             return np.frombuffer(data, self.word).copy()
-        if self.bits == 24:
-            words = np.zeros((dimension, 4), np.uint8)
-            words[:, :3] = np.frombuffer(data, np.uint8).reshape(-1, 3)
-            return words.reshape(-1).view(self.word)
-        return self._unpack20(data, dimension)
-
-    def _unpack20(self, data: bytes | bytearray, dimension: int) -> Words:
-        raw = np.zeros(-(-dimension // 2) * 5, np.uint8)
-        raw[: len(data)] = np.frombuffer(data, np.uint8)
-        pairs = np.zeros((raw.size // 5, 8), np.uint8)
-        pairs[:, :5] = raw.reshape(-1, 5)
-        whole = pairs.reshape(-1).view("<u8")
-        words = np.empty(2 * whole.size, self.word)
-        words[0::2] = whole & np.uint64(0xFFFFF)
-        words[1::2] = whole >> np.uint64(20)
-        if dimension % 2 and words[-1] != 0:
-            raise ProtocolError("the padding behind a packed vector is not zero")
-        return words[:dimension]
+        raw = np.frombuffer(data, np.uint8)
+        upper = raw[2 * dimension :]
+        if self.bits == 20:
+            upper = np.stack((upper & np.uint8(15), upper >> np.uint8(4)), axis=1).reshape(-1)
+            if upper[dimension:].any():
+                raise ProtocolError("the padding behind a packed vector is not zero")
+        words = upper[:dimension].astype(self.word)
+        words <<= np.uint32(16)
+        words |= raw[: 2 * dimension].view("<u2")
+        return words
 
 
 def noise_tail(dimension: int) -> float:

@@ -293,6 +293,8 @@ class Store(Database):
             taken = session.get(ReleaseRow, (run, row.name))
             if taken is not None and (taken.path, taken.sha256) == (row.path, row.sha256):
                 return taken
+            if taken is not None:
+                raise InputError(f"run {run} has released another {row.name}")
             session.add(row)
         return row
 

@@ -1,134 +1,37 @@
 """SuperLink, gateway and nodes with TLS on 127.0.0.1: they work together, and outsiders get nothing."""
 
+import contextlib
 import json
 import os
+import re
+import shutil
 import signal
-import socket
 import ssl
-import subprocess
-import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.proto.control_pb2 import RegisterNodeRequest
-from flwr.proto.fleet_pb2 import ActivateNodeRequest, RegisterNodeFleetRequest
+from flwr.proto.fleet_pb2 import ActivateNodeRequest, ActivateNodeResponse, RegisterNodeFleetRequest
+from flwr.proto.runtime_pb2 import AcquireTaskRequest
 from flwr.supercore.control import ControlHttpClient
+from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
+from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.fleet_http_client import FleetHttpClient
+from support.rooms import ECHO, House, Node, free_port, until
 
-from foedus.clients import fleet
+from foedus.clients import connection, fleet
 from foedus.errors import FoedusError, InputError, Unreachable
 from foedus.server import certificates
-from foedus.server.certificates import Certificates
-from foedus.server.superlink import BELL, ControlLink, SuperLink
+from foedus.server.superlink import ControlLink, SuperLink
 
 pytestmark = [
     pytest.mark.deployment,
     pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning"),  # in flwr.cli.build
 ]
-
-ECHO = Path(__file__).parent / "echo_app"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
-
-
-class Node:
-    """A node in a thread."""
-
-    def __init__(self, link: fleet.FleetLink, answer: str) -> None:
-        self.events: list[str] = []
-        self.stop = threading.Event()
-        self.error: Exception | None = None
-        self._link, self._answer = link, answer
-        self.thread = threading.Thread(target=self._serve)
-        self.thread.start()
-
-    def _serve(self) -> None:
-        try:
-            fleet.serve(
-                self._link, self._handle, stop=self.stop, on_event=lambda name, _: self.events.append(name)
-            )
-        except Exception as error:  # noqa: BLE001 - for the test to look at
-            self.error = error
-
-    def _handle(self, message: Message, context: Context) -> Message:
-        record = dict(message.content["c"])
-        self.events.append("asked")
-        if self._answer == "slow":
-            time.sleep(3)
-        if self._answer == "raise":
-            raise ValueError("customer 4711 owes 12 euros")
-        seen = context.state.get("seen", ConfigRecord({"n": 0}))
-        context.state["seen"] = ConfigRecord({"n": int(seen["n"]) + 1})
-        record["answer"] = f"{self._answer}-{context.state['seen']['n']}"
-        return Message(RecordDict({"c": ConfigRecord(record)}), reply_to=message)
-
-    def end(self) -> None:
-        self.stop.set()
-        self.thread.join(20)
-
-
-class House:
-    """One server: SuperLink and gateway."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.files: Certificates = certificates.create(root / "tls")
-        self.address = f"127.0.0.1:{free_port()}"
-        self.superlink = SuperLink(root / "superlink", self.files, environment={BELL: self.address})
-        self.superlink.start()
-        self.tls = ssl.create_default_context(cafile=str(self.files.ca_cert))
-        self.start_gateway()
-
-    def start_gateway(self) -> None:
-        command = [sys.executable, "-m", "foedus.server.gateway"]
-        command += ["--listen", self.address, "--upstream", self.superlink.address]
-        self.gateway = subprocess.Popen([*command, "--certificates", str(self.root / "tls")])
-        until(self._up)
-
-    def _up(self) -> bool:
-        try:
-            return self.get("/health").status_code == 200
-        except httpx.HTTPError:
-            return False
-
-    def get(self, path: str) -> httpx.Response:
-        return httpx.get(f"https://{self.address}{path}", verify=self.tls, trust_env=False)
-
-    def link(self, name: str, *, registered: bool = True) -> fleet.FleetLink:
-        public = fleet.generate_node_key(self.root / name)
-        if registered:
-            self.superlink.register_node(public)
-        return fleet.FleetLink(self.address, self.files.ca_cert, self.root / name)
-
-    def trips(self, nodes: int, count: int, **config: Any) -> list[dict[str, Any]]:
-        out = self.root / f"{time.monotonic_ns()}.json"
-        run_id = self.superlink.start_run({"out": str(out), "nodes": nodes, "trips": count, **config}, ECHO)
-        until(lambda: self.superlink.run_status(run_id).finished, 60)
-        assert self.superlink.run_status(run_id).sub_status == "completed", self.superlink.run_status(run_id)
-        found: list[dict[str, Any]] = json.loads(out.read_text())
-        return found
-
-    def end(self) -> None:
-        self.gateway.terminate()
-        self.gateway.wait(15)
-        self.superlink.stop()
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +61,16 @@ def test_certificates(tmp_path: Path) -> None:
         certificates.create(tmp_path / "tls")
     with pytest.raises(InputError):
         certificates.create(tmp_path / "other", hosts=())
+    names, old = certificates.load(tmp_path / "tls"), made.server_cert.read_bytes()
+    end = certificates.renew(tmp_path / "tls", days=20)
+    assert names == made and certificates.ends(made) == end and made.server_cert.read_bytes() != old
+    certificates.create(tmp_path / "second")
+    shutil.copyfile(tmp_path / "second" / "ca.key", tmp_path / "tls" / "ca.key")
+    with pytest.raises(InputError, match=r"ca\.key: not the key of"):
+        certificates.renew(tmp_path / "tls")
+    shutil.copyfile(tmp_path / "second" / "server.crt", made.server_cert)
+    with pytest.raises(InputError, match=r"server\.key: not the key of"):
+        certificates.load(tmp_path / "tls")
     made.server_key.chmod(0o644)
     with pytest.raises(InputError, match="readable by others"):
         certificates.load(tmp_path / "tls")
@@ -271,10 +184,14 @@ def test_an_outsider_with_the_ca_certificate_gets_nothing(house: House, tmp_path
     assert house.get("/health").status_code == 200
 
     public = fleet.generate_node_key(tmp_path / "outsider")
+    house.link("known")
     before = house.superlink.nodes()
     with control(house) as client, pytest.raises(httpx.HTTPStatusError, match="404"):
         client.RegisterNode(RegisterNodeRequest(public_key=public))
-    with ControlLink(house.address, house.files.ca_cert) as through, pytest.raises(FoedusError, match="404"):
+    with (
+        ControlLink(house.address, house.files.ca_cert, house.superlink.secret_file) as through,
+        pytest.raises(FoedusError, match="404"),  # even with the secret, the gateway has no such route
+    ):
         through.start_run({}, ECHO)
     anonymous = FleetHttpClient.from_server_address(
         house.address, False, house.files.ca_cert.read_bytes(), interceptors=[]
@@ -297,11 +214,99 @@ def test_an_outsider_with_the_ca_certificate_gets_nothing(house: House, tmp_path
     assert house.superlink.nodes() == before
 
 
-def test_tls_1_2_is_refused(house: House) -> None:
+def test_an_outsider_on_the_servers_own_machine_gets_nothing(house: House, tmp_path: Path) -> None:
+    """With the CA certificate, at the SuperLink's port itself, while a run is going on."""
+    node = Node(house.link("busy"), "slow")
+    out = tmp_path / "trips.json"
+    run_id = house.superlink.start_run({"out": str(out), "nodes": 1, "trips": 1}, ECHO)
+    try:
+        until(lambda: "asked" in node.events)
+        base, before = f"https://{house.superlink.address}", house.superlink.nodes()
+        protobuf = {"content-type": "application/protobuf", "accept": "application/protobuf"}
+        with httpx.Client(base_url=base, verify=house.tls, trust_env=False, headers=protobuf) as client:
+            assert client.get("/health").status_code == 200
+            for path in ("/docs", "/openapi.json", "/redoc", "/", "/v1/control/list-nodes"):
+                assert_nothing(client.get(path))
+            for _, path in PROTOBUF_REQUEST_TYPES:
+                assert_nothing(client.post(path))
+                assert_nothing(
+                    client.post(path, headers={"foedus-key": "0" * 64, "flwr-task-token": "0" * 64})
+                )
+        public = fleet.generate_node_key(tmp_path / "outsider")
+        (tmp_path / "guess").write_bytes(os.urandom(32))
+        (tmp_path / "guess").chmod(0o600)
+        guessing = ControlLink(house.superlink.address, house.files.ca_cert, tmp_path / "guess")
+        with guessing, pytest.raises(FoedusError, match="401"):
+            guessing.register_node(public)
+        # the node's own key does not help either: the gateway is the only way to the fleet's routes
+        strangers = fleet.FleetLink(house.superlink.address, house.files.ca_cert, tmp_path / "outsider")
+        key = connection.load_key(tmp_path / "outsider")
+        with connection.Connection(strangers, key) as direct, pytest.raises(connection.Denied, match="401"):
+            direct.call(
+                "activate-node",
+                ActivateNodeRequest(public_key=public, heartbeat_interval=10),
+                ActivateNodeResponse,
+            )
+        runtime = RuntimeHttpClient.from_server_address(
+            server_address=house.superlink.address,
+            insecure=False,
+            root_certificates=house.files.ca_cert.read_bytes(),
+            interceptors=[],
+        )
+        with runtime, pytest.raises(httpx.HTTPStatusError, match="404"):
+            runtime.AcquireTask(AcquireTaskRequest(supported_task_types=["flwr-serverapp"]))
+        assert house.superlink.nodes() == before
+
+        # what the other users of this machine see of our processes holds no secret and no token
+        secret = house.superlink.secret_file
+        assert secret.stat().st_mode & 0o777 == 0o600
+        commands = [path.read_bytes() for path in below(house.superlink.pid)]
+        assert any(b"flwr-serverapp" in words for words in commands)
+        assert not any(re.search(rb"[0-9a-f]{32}", words) for words in commands)
+    finally:
+        until(lambda: house.superlink.run_status(run_id).finished)
+        node.end()
+    assert json.loads(out.read_text())[0]["answers"] == ["slow-1"]
+
+
+def assert_nothing(answer: httpx.Response) -> None:
+    """A refusal that says nothing of what there is, or Flower's own of a token that it does not know."""
+    assert answer.status_code in (401, 404), answer.request.url
+    if not answer.request.url.path.startswith("/v1/runtime/"):
+        assert answer.content == b""
+
+
+def below(pid: int | None) -> list[Path]:
+    """Command lines of a process and those it started."""
+    found = [Path(f"/proc/{pid}/cmdline")]
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, IndexError):
+            if (entry / "stat").read_text().rpartition(")")[2].split()[1] == str(pid):
+                found.append(entry / "cmdline")
+    return found
+
+
+@pytest.mark.parametrize("port", ["the gateway's", "the SuperLink's"])
+def test_tls_1_2_is_refused(house: House, port: str) -> None:
+    address = house.address if port == "the gateway's" else house.superlink.address
     old = ssl.create_default_context(cafile=str(house.files.ca_cert))
     old.maximum_version = ssl.TLSVersion.TLSv1_2
-    with pytest.raises(httpx.ConnectError):
-        httpx.get(f"https://{house.address}/health", verify=old, trust_env=False)
+    with pytest.raises(httpx.ConnectError, match="SSL"):
+        httpx.get(f"https://{address}/health", verify=old, trust_env=False)
+    assert httpx.get(f"https://{address}/health", verify=house.tls, trust_env=False).status_code == 200
+
+
+def test_exactly_the_admitted_nodes_are_let_in(house: House) -> None:
+    kept = [node.public_key_pem for node in house.superlink.nodes()]
+    leaving = house.link("leaving")
+    gone = fleet.node_public_key(leaving.node_key)
+    house.superlink.admit(kept)
+    assert {node.public_key_pem for node in house.superlink.nodes()} == set(kept)
+    with pytest.raises(Unreachable, match="does not know this node's key"):
+        fleet.serve(leaving, lambda message, _: message, stop=threading.Event())
+    with pytest.raises(InputError, match="not usable") as refused:
+        house.superlink.admit([*kept, gone])
+    assert "new node key" in refused.value.remedy
 
 
 def test_errors_of_the_superlink(house: House, tmp_path: Path) -> None:
@@ -315,7 +320,11 @@ def test_errors_of_the_superlink(house: House, tmp_path: Path) -> None:
         house.superlink.register_node(b"no key")
     with pytest.raises(FoedusError):
         house.superlink.start_run({"unknown": 1}, ECHO)
-    with ControlLink(f"127.0.0.1:{free_port()}", house.files.ca_cert) as nobody, pytest.raises(Unreachable):
+    secret = house.superlink.secret_file
+    with (
+        ControlLink(f"127.0.0.1:{free_port()}", house.files.ca_cert, secret) as nobody,
+        pytest.raises(Unreachable),
+    ):
         nobody.nodes()
     (tmp_path / "superlink.db").write_text("not a database")
     broken = SuperLink(tmp_path, house.files)

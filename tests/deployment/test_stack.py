@@ -27,8 +27,9 @@ from foedus import cli
 from foedus.clients import fleet
 from foedus.demo.deploy import free_ports
 from foedus.documents import SigningKey, write_private_file
-from foedus.errors import InputError, VerificationError
+from foedus.errors import InputError, Unreachable, VerificationError
 from foedus.server import certificates, stack
+from foedus.server.superlink import SuperLink
 
 pytestmark = pytest.mark.deployment
 
@@ -126,8 +127,18 @@ def test_everything_is_up_and_ends_by_sigterm(home: tuple[Path, Keys], tmp_path:
         )
         attach(tmp_path, directory, server.gateway, keys.nodes["shop-2"])
 
-        listening = [line for line in server.below().values() if "flower-superlink" in line]
-        assert len(listening) == 1 and "--host 127.0.0.1" in listening[0]
+        old = ssl.create_default_context(cafile=str(directory / "certs" / "ca.crt"))
+        old.maximum_version = ssl.TLSVersion.TLSv1_2
+        for address in (server.gateway, server.api):
+            with pytest.raises(httpx.ConnectError, match="SSL"):
+                httpx.get(f"https://{address}/health", verify=old, trust_env=False)
+            before = shown(address)
+        certificates.renew(directory / "certs")
+        until(lambda: shown(server.gateway) == shown(server.api) != before)  # with nothing restarted
+        assert httpx.get(f"https://{server.api}/health", verify=tls, trust_env=False).status_code == 200
+
+        listening = [line for line in server.below().values() if "superlink_process" in line]
+        assert len(listening) == 1
         again = Started(directory, *free_ports(2))  # over the same directory
         _, complaint = again.process.communicate(timeout=30)
         assert again.process.returncode == 2 and "another `foedus server start`" in complaint
@@ -137,6 +148,28 @@ def test_everything_is_up_and_ends_by_sigterm(home: tuple[Path, Keys], tmp_path:
         assert server.process.wait(30) == 0
         until(lambda: not server.left(), 2.0)
     assert (directory / "certs" / "ca.key").stat().st_mode & 0o077 == 0
+
+
+def shown(address: str) -> str:
+    """The certificate that a server shows."""
+    host, _, port = address.rpartition(":")
+    return ssl.get_server_certificate((host, int(port)))
+
+
+def test_only_the_treatys_nodes_are_let_in(home: tuple[Path, Keys], tmp_path: Path) -> None:
+    """A key that was registered at this SuperLink before, though the treaty does not name it, is thrown out."""
+    directory, keys = home
+    files = certificates.create(directory / "certs")
+    stranger = fleet.generate_node_key(tmp_path / "stranger")
+    with SuperLink(directory / "flower", files) as before:
+        before.register_node(stranger)
+        assert [node.public_key_pem for node in before.nodes()] == [stranger]
+    with started(directory, *free_ports(2)) as server:
+        server.lines(3)
+        attach(tmp_path, directory, server.gateway, keys.nodes["shop-1"])
+        link = fleet.FleetLink(server.gateway, files.ca_cert, tmp_path / "stranger")
+        with pytest.raises(Unreachable, match="does not know this node's key"):
+            fleet.serve(link, lambda message, _: message, stop=threading.Event())
 
 
 def attach(folder: Path, directory: Path, gateway: str, pem: bytes) -> None:
@@ -250,6 +283,13 @@ def test_the_command_makes_certificates_that_fit(
         )
     assert f"give {where / 'ca.crt'} to every partner" in capsys.readouterr().out
     ssl.create_default_context(cafile=str(where / "ca.crt"))
+    before = {path.name: path.read_bytes() for path in where.iterdir()}
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["server", "certificates", str(where), "--renew", "--days", "30"])
+    end = datetime.now(UTC) + timedelta(days=30)
+    assert f"renewed {where / 'server.crt'}, valid until {end:%Y-%m-%d}" in capsys.readouterr().out
+    after = {path.name: path.read_bytes() for path in where.iterdir()}
+    assert {name for name in before | after if before.get(name) != after.get(name)} == {"server.crt"}
     with pytest.raises(InputError, match="can't be listened on"):  # the certificates are not why
         begin(home[0], certificates_in=where, host="192.0.2.1")
     assert "coordinator.example" in stack._names(certificates.load(where))

@@ -185,11 +185,11 @@ def test_a_run_without_a_study_gets_nothing_from_the_nodes(stage: Stage) -> None
     assert {n: Ledger(p / "ledger.db").head for n, p in stage.world.homes.items()} == sent
 
 
-def test_a_killed_server_leaves_nothing_corrupt_and_the_next_study_runs(stage: Stage) -> None:
+def test_a_killed_server_goes_on_with_its_run(stage: Stage) -> None:
+    """Flower's own SuperLink is killed in the middle, and with it the coordinator; the same run finishes."""
     deployment, built = stage.deployment, stage.world
     deployment.start_node(built, VICTIM)  # the killed node comes back with its directory as it was
     deployment.await_ready(4)
-    before = {n: Ledger(p / "ledger.db").epsilon(1e-5) for n, p in built.homes.items()}
     digest = submit(stage, make_draft(rounds=6, epsilon=1.0, trip_seconds=8.0))
 
     def kill() -> None:
@@ -197,20 +197,88 @@ def test_a_killed_server_leaves_nothing_corrupt_and_the_next_study_runs(stage: S
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
 
-    _, events = follow(
+    run, events = follow(
         stage,
         digest,
         at_round=2,
         then=lambda: (kill(), deployment.superlink.stop(), deployment.superlink.start()),
     )
-    assert events[-1].kind == "failed"
+    kinds = [e.kind for e in events]
+    assert kinds[-1] == "finished" and kinds.count("resumed") >= 1
+    assert [e.data["round"] for e in events if e.kind == "round"] == list(range(1, 9))
+    report = released(stage, digest)
     for name, path in built.homes.items():
         ledger = Ledger(path / "ledger.db")
-        assert ledger.epsilon(1e-5) > before[name]  # what was spent stays spent
+        if all(name in who for who in report.survivors.values()):
+            assert ledger.epsilon(1e-5, study=digest) == pytest.approx(report.epsilon, abs=1e-12)
         AuditLog(path / "audit.db", f"foedus node {name}").check()
         assert Home.load(path).party == name
-    AuditLog(built.server / "audit.db", built.treaty.coordinator.origin).check()
+    log = AuditLog(built.server / "audit.db", built.treaty.coordinator.origin)
+    log.check()
+    actions = [e.record["action"] for e in log.entries() if e.record["details"].get("run") == run]
+    assert actions.count("round.summed") == 8 and actions.count("run.finished") == 1
+    assert actions.count("run.resumed") == kinds.count("resumed")
+
+
+def released(stage: Stage, digest: str) -> Report:
+    """What the evidence of a finished study says, fetched by an officer."""
+    with client(stage.deployment, stage.world, "delia", Role.OFFICER) as officer:
+        listed = {r["name"]: r for r in officer.results(digest)}
+        report = verify(officer.save_result(digest, listed["evidence.zip"], stage.world.root / digest[:8]))
+    assert len(report.checks) == 10
+    return report
+
+
+def test_a_killed_coordinator_and_a_restarted_node_go_on(stage: Stage) -> None:
+    """The ServerApp's process alone is killed; later a node is, and comes back with a later batch."""
+    deployment, built = stage.deployment, stage.world
     deployment.await_ready(4)
-    third = submit(stage, make_draft(rounds=2, epsilon=1.0, trip_seconds=8.0))
-    _, events = follow(stage, third)
-    assert events[-1].kind == "finished"
+    digest = submit(stage, make_draft(rounds=40, epsilon=1.0, trip_seconds=4.0))
+    seen: dict[str, Any] = {}
+
+    def at(event: Any) -> None:
+        number = event.data["round"] if event.kind == "round" else 0
+        if number == 3 and "killed" not in seen:
+            seen["killed"] = [pid for pid in coordinators(deployment) if os.kill(pid, signal.SIGKILL) is None]
+        if number >= 6 and "restarted" not in seen:
+            seen["restarted"] = number
+            deployment.kill_node(VICTIM)
+            deployment.start_node(built, VICTIM)
+
+    with client(deployment, built, "dana", Role.SCIENTIST) as scientist:
+        run = str(scientist.start(digest)["id"])
+        events = []
+        for event in scientist.follow(run):
+            events.append(event)
+            at(event)
+    kinds = [e.kind for e in events]
+    assert seen["killed"] and kinds.count("resumed") >= 1
+    assert kinds[-1] == "finished"
+    (back,) = [e.data for e in events if e.kind == "rejoined"]
+    assert back["silos"] == [VICTIM]
+    report = released(stage, digest)
+    was_in = [VICTIM in report.survivors[n] for n in sorted(report.survivors)]
+    assert was_in[0] and was_in[-1] and not all(was_in)
+    assert was_in[back["round"] - 1]
+    for name in built.homes:
+        if name != VICTIM:
+            spent = Ledger(built.homes[name] / "ledger.db").epsilon(1e-5, study=digest)
+            assert spent == pytest.approx(report.epsilon, abs=1e-12)
+
+
+def coordinators(deployment: Deployment) -> list[int]:
+    """The process ids of the ServerApps under our SuperLink."""
+    found, todo = [], [deployment.superlink.pid]
+    parents: dict[int, list[int]] = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            parents.setdefault(parent, []).append(int(entry.name))
+        except OSError:
+            continue
+    while todo:
+        for pid in parents.get(todo.pop() or 0, []):
+            todo.append(pid)
+            if b"flwr-serverapp" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+    return found

@@ -135,6 +135,7 @@ class Play:
         assert Ledger(self.world.homes[silo] / "ledger.db").epsilon(
             self.case.study.privacy.delta
         ) == pytest.approx(report.epsilon, abs=1e-12)
+        assert (self.world.homes[silo] / "lineage.jsonl").read_text().count("\n") == 2
         with AuditedJournal(self.world.homes[silo]) as done:
             assert done["upload"] == done["answer"] == was_in
 

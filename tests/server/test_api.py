@@ -18,12 +18,14 @@ from foedus.compliance.auditlog.checkpoint import open_checkpoint
 from foedus.documents import Envelope, SigningKey
 from foedus.errors import InputError, Refused, Unreachable, VerificationError
 from foedus.federation.study import DraftPrivacy, parse, resolve
+from foedus.server import checkpoint
 from foedus.server.app import Settings, create_app
 from foedus.server.auth import Role, authenticate, issue
 from foedus.server.client import ApiClient
+from foedus.server.desk import Desk
 from foedus.server.problems import Unauthenticated
 
-from .conftest import FIRST_RUN, World, error_of
+from .conftest import FIRST_RUN, FakeSuperLink, World, error_of
 
 ANY = {"scientist", "officer", "partner", "admin"}
 READERS = {"scientist", "officer", "partner"}
@@ -470,28 +472,102 @@ def test_a_run_that_cannot_be_recorded_is_stopped(world: World, monkeypatch: pyt
     assert world.desk.store.runs() == []
 
 
-@pytest.mark.parametrize(
-    ("flower", "kind"),
-    [
-        (("finished", "failed", "No heartbeat"), "failed"),
-        (("finished", "completed", ""), "failed"),  # it left without saying that it had finished
-        (("finished", "stopped", ""), "stopped"),
-        (None, "failed"),
-    ],
-)
-def test_a_run_that_died_is_noticed(world: World, flower: tuple[str, str, str] | None, kind: str) -> None:
-    _, run = world.started()
-    if flower is None:
-        del world.superlink.status[FIRST_RUN]
-    else:
-        world.superlink.status[FIRST_RUN] = flower
+DIED: list[tuple[str, str, str] | None] = [
+    ("finished", "failed", "No heartbeat"),
+    ("finished", "completed", ""),  # it left without saying that it had finished
+    None,  # Flower has forgotten it
+]
+
+
+@pytest.mark.parametrize("flower", DIED)
+def test_a_run_that_died_is_resumed(world: World, flower: tuple[str, str, str] | None) -> None:
+    study, run = world.started()
+    die(world, FIRST_RUN, flower)
     with world.client("scientist") as alice:
-        events = list(alice.follow(run))
-        assert [e.kind for e in events] == [kind] and events[0].data["reason"]
-        assert alice.run(run)["status"] == kind
-    assert world.actions()[-1] == f"run.{kind}"
+        resumed = next(iter(alice.follow(run)))
+        assert resumed.kind == "resumed" and resumed.data["attempt"] == 2 and resumed.data["reason"]
+        assert alice.run(run)["status"] == "running"
+        assert world.superlink.configs[1] == {**world.superlink.configs[0], "resume": run}
+        assert world.desk.store.attempts(run) == [run, str(FIRST_RUN + 1)]
+        assert alice.stop(run)["status"] == "stopped"  # what is stopped is the attempt that goes on
+        assert world.superlink.stopped == [FIRST_RUN + 1]
+    time.sleep(0.3)
+    assert len(world.superlink.configs) == 2  # and never is a stopped run resumed
+    assert world.audit()[-2:] == [
+        ("server", "run.resumed", study.digest, {"run": run, "attempt": 2}),
+        ("a-scientist", "run.stopped", study.digest, {"run": run}),
+    ]
+
+
+def die(world: World, number: int, flower: tuple[str, str, str] | None) -> None:
+    if flower is None:
+        del world.superlink.status[number]
+    else:
+        world.superlink.status[number] = flower
+
+
+def test_a_run_that_flower_stopped_is_not_resumed(world: World) -> None:
+    _, run = world.started()
+    world.superlink.status[FIRST_RUN] = ("finished", "stopped", "")
+    with world.client("scientist") as alice:
+        assert [e.kind for e in alice.follow(run)] == ["stopped"]
+    assert world.actions()[-1] == "run.stopped" and len(world.superlink.configs) == 1
     with pytest.raises(Refused):
         world.desk.store.add_event(run, "finished", {})
+
+
+def test_attempts_that_get_no_further_end_the_run_and_progress_gives_new_ones(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = world.superlink.start_run
+
+    def dead_at_once(config: dict[str, Any]) -> int:
+        number = start(config)
+        world.superlink.status[number] = ("finished", "failed", "crashed")
+        if len(world.superlink.configs) == 4:
+            world.desk.store.add_event(config["resume"], "round", {"round": 1})
+        return number
+
+    _, run = world.started()
+    monkeypatch.setattr(world.superlink, "start_run", dead_at_once)
+    world.superlink.status[FIRST_RUN] = ("finished", "failed", "crashed")
+    with world.client("scientist") as alice:
+        events = list(alice.follow(run))
+    kinds = [e.kind for e in events]
+    assert kinds == ["resumed"] * 2 + ["round"] + ["resumed"] * 6 + ["failed"]
+    assert (
+        events[-1].data["reason"].startswith("5 attempts got no further; the last: Flower: finished:failed")
+    )
+    assert world.actions()[-1] == "run.failed"
+
+
+def test_a_run_whose_process_has_ended_is_resumed_before_flower_knows(world: World) -> None:
+    _, run = world.started()
+    with checkpoint.alone(world.desk.home, run, run):
+        time.sleep(0.3)
+        assert world.desk.store.attempts(run) == [run]  # it lives
+    with world.client("scientist") as alice:
+        assert next(iter(alice.follow(run))).kind == "resumed"
+    time.sleep(0.3)
+    assert len(world.desk.store.attempts(run)) == 2  # the second has not begun yet: Flower says it runs
+
+
+def test_a_server_that_restarts_resumes_its_run_once_flower_is_there(world: World) -> None:
+    _, run = world.started()
+    world.superlink.reachable = False
+    world.superlink.status[FIRST_RUN] = ("finished", "failed", "No heartbeat")
+    time.sleep(0.3)
+    assert world.desk.store.attempts(run) == [run]
+    world.superlink.reachable = True
+    with world.client("scientist") as alice:
+        assert next(iter(alice.follow(run))).kind == "resumed"
+    world.desk.close()  # the whole server is gone, and comes again over the same directory
+    again = FakeSuperLink()
+    desk = Desk.open(Settings(home=world.desk.home, superlink=again, watch_seconds=0.05))
+    desk.runs.check()
+    assert again.configs[0]["resume"] == run  # this Flower knows nothing of the attempt before
+    assert desk.store.attempts(run)[1:] == [str(FIRST_RUN + 1), str(FIRST_RUN)]
+    desk.close()
 
 
 def test_following_resumes_after_the_last_event_seen(world: World) -> None:
@@ -633,6 +709,7 @@ def test_only_files_of_the_evidence_are_released(world: World) -> None:
     for path in (world.desk.home / "server.key", evidence / ".." / "server.key", evidence, evidence / "-x"):
         with pytest.raises(InputError):
             world.desk.store.add_release(evidence, path, study=study.digest, run=run, kind="model")
+    (evidence / study.digest / "model.json").write_bytes(b"another")
     with pytest.raises(InputError):  # a name is taken once
         world.desk.store.add_release(
             evidence, evidence / study.digest / "model.json", study=study.digest, run=run, kind="model"

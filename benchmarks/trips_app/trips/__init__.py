@@ -1,0 +1,1 @@
+"""Trips that do nothing."""

@@ -1,0 +1,57 @@
+"""The benchmarks' two sides run, give right sums, and a wrong one is noticed; what they measure is not tested here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import measure
+import numpy as np
+import ours_secagg
+import pytest
+import rival_flwr
+from measure import Watch, compare
+
+N, D = 5, 2000
+VECTOR = (np.random.default_rng(1).normal(size=D) * 0.1).astype(np.float32)
+T = ours_secagg.threshold(N)
+
+
+def test_both_sides_mask_and_sum() -> None:
+    rival_flwr.verify(N, T)
+    found = compare(
+        lambda: ours_secagg.client_mask(N, VECTOR, 2), lambda: rival_flwr.client_mask(N, VECTOR, T), 1
+    )
+    assert found.rival.size > 8 * D and D < found.ours.size < found.rival.size
+    found = compare(
+        lambda: ours_secagg.server_sum(N, VECTOR, 1, 2), lambda: rival_flwr.server_sum(N, VECTOR, 1, T), 1
+    )
+    assert all(seconds > 0 for side in (found.ours, found.rival) for seconds in side.cpu)
+
+
+def test_both_sides_set_up() -> None:
+    found = compare(lambda: ours_secagg.set_up(N), lambda: rival_flwr.set_up(N, T), 1)
+    assert found.ratio == pytest.approx(found.ours.cpu[0] / found.rival.cpu[0])
+
+
+def test_masks_and_their_cost() -> None:
+    watch = Watch()
+    next(ours_secagg.keystream(D, 3, 16))(watch)
+    assert watch.size == 3 * D * 2
+    assert ours_secagg.extra_noise(N, 200) >= 0
+
+
+def test_a_wrong_sum_of_the_rival_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = rival_flwr.server_sum(N, VECTOR, 1, T)
+    next(jobs)(Watch())
+    monkeypatch.setattr(rival_flwr.Federation, "model", VECTOR + 1)
+    with pytest.raises(AssertionError, match="wrong"):
+        next(jobs)(Watch())
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the kernel's peak is read from /proc")
+def test_memory_is_what_the_work_adds() -> None:
+    watch = measure.MemoryWatch()
+    before = np.ones(4_000_000)  # 32 MB that do not count
+    with watch:
+        during = before * 2
+    assert before.nbytes // 2 < watch.growth < before.nbytes * 2 and during[0] == 2
