@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +26,7 @@ from support.sums import BOUND, RING, Cast, scratch, vectors
 
 from foedus.clients import fleet
 from foedus.clients.app import SiloApp
+from foedus.clients.connection import Denied, Lost
 from foedus.clients.follower import digest
 from foedus.documents import Envelope, b64, canonical, parse_json
 from foedus.errors import Abandoned, FoedusError
@@ -66,7 +68,7 @@ class Wire:
             self.pushed.append(request)
             return PushMessagesResponse()
         if route == "pull-object":
-            raise fleet._Denied(404)
+            raise Denied(404)
         return response_type()
 
 
@@ -143,20 +145,21 @@ def fuzz_transport(cases: int, seed: int) -> Findings:
         LocalGrid({}, {})  # Flower makes messages only inside a task; this says that we are in one
         wire = Wire()
         link = fleet.FleetLink("127.0.0.1:1", Path("ca"), scratch() / "key")
-        loop = fleet._Node(link, wire, link.node_key, _handler, lambda name, _: None)  # type: ignore[arg-type]
+        loop = fleet._Node(link, wire, scratch() / "id", _handler, lambda name, _: None)  # type: ignore[arg-type]
+        stop = threading.Event()
         for _ in range(cases):
             found.cases += 1
             wire.next = _spoil(_answer(good), mutator)
             what = str(wire.next.messages_list[0].metadata)[:80] if wire.next.messages_list else "no message"
             try:
-                loop._answer_next()
-            except (fleet._Lost, fleet._Denied):
+                loop._answer_next(stop)
+            except (Lost, Denied):
                 loop._reply = None  # the loop attaches again, and goes on
             except Exception as error:  # noqa: BLE001 - that is what is looked for
                 found.fault(f"the node's loop ended: {type(error).__name__}: {str(error)[:120]}", what)
                 loop._reply = None
         wire.next, wire.pushed = _answer(good), []
-        loop._answer_next()
+        loop._answer_next(stop)
         if len(wire.pushed) != 1 or not wire.pushed[0].messages_list[0].HasField("content"):
             found.fault("the loop does not answer a good message any more", "")
     return found

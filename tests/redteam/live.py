@@ -21,7 +21,7 @@ from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
 from support.orders import make_draft, order_log
 from support.sums import scratch
 
-from foedus.clients import fleet
+from foedus.clients.connection import Connection, FleetLink, generate_node_key, load_key
 from foedus.demo import world
 from foedus.demo.deploy import Deployment, free_ports
 from foedus.demo.world import World
@@ -281,8 +281,8 @@ class Outsider:
 
 def stranger(ca: Path, address: str, key: Path) -> Any:
     """Signed requests under a fresh key."""
-    fleet.generate_node_key(key)
-    return fleet._Connection(fleet.FleetLink(address, ca, key), fleet._load_key(key))
+    generate_node_key(key)
+    return Connection(FleetLink(address, ca, key), load_key(key))
 
 
 # ── a stock SuperNode ────────────────────────────────────────────────────────────────────────────
@@ -291,7 +291,7 @@ def stranger(ca: Path, address: str, key: Path) -> Any:
 @contextlib.contextmanager
 def stock_node(stage: Live, folder: Path) -> Iterator[int]:
     """Flower's own SuperNode, registered by the operator; its node id."""
-    public = fleet.generate_node_key(folder / "stock.key")
+    public = generate_node_key(folder / "stock.key")
     number = stage.deployment.superlink.register_node(public)
     (port,) = free_ports(1)
     command = [

@@ -31,10 +31,11 @@ from redteam.checks import Check, Outcome
 from redteam.live import FOREIGN, Live, Outsider, Port, stock_node
 from support.sums import scratch
 
-from foedus.clients import fleet
+from foedus.clients.connection import Denied, Lost, generate_node_key
 from foedus.compliance.auditlog.log import AuditLog
 from foedus.errors import FoedusError
 from foedus.federation import messages as m
+from foedus.server import secret
 from foedus.server.superlink import ControlLink
 
 # ── 11: foreign code ─────────────────────────────────────────────────────────────────────────────
@@ -94,11 +95,12 @@ def _gateway(stage: Live) -> Port:
 
 def _control(stage: Live, port: Port, outsider: Outsider) -> None:
     """Flower's Control API as its own client speaks it: register a node, list runs, start one."""
-    with ControlLink(f"{port.host}:{port.number}", stage.ca) as link:
+    guess = secret.ensure(scratch() / "guess")
+    with ControlLink(f"{port.host}:{port.number}", stage.ca, guess) as link:
         for what, call in (
             ("lists nodes", link.nodes),
             ("reads runs", lambda: link.run_status(1)),
-            ("registers a node", lambda: link.register_node(fleet.generate_node_key(scratch() / "k"))),
+            ("registers a node", lambda: link.register_node(generate_node_key(scratch() / "k"))),
             (
                 "starts a run with code of its own",
                 lambda: link.start_run({"out": str(scratch()), "seconds": 0.1}, FOREIGN),
@@ -220,7 +222,7 @@ def _another_nodes(stage: Live, listening: list[Port]) -> tuple[list[str], str, 
             ):
                 got.append(what)
             said[what] = "answered"
-        except (fleet._Lost, fleet._Denied) as error:
+        except (Lost, Denied) as error:
             said[what] = str(error).removeprefix("HTTP status ")
     taken = two.pull(two.node)  # there was something to steal
     there = bool(taken.messages_list)
@@ -229,12 +231,12 @@ def _another_nodes(stage: Live, listening: list[Port]) -> tuple[list[str], str, 
             one.push(two.node, taken)
             said["answers for another"] = "answered"
             got.append("answers for another")
-        except (fleet._Lost, fleet._Denied) as error:
+        except (Lost, Denied) as error:
             said["answers for another"] = str(error).removeprefix("HTTP status ")
         try:
             one.push(one.node, taken)
             said["answers another's message as itself"] = "not refused"
-        except (fleet._Lost, fleet._Denied) as error:
+        except (Lost, Denied) as error:
             said["answers another's message as itself"] = str(error).removeprefix("HTTP status ")
         two.push(two.node, taken)  # and the owner answers it, in the same form
     more = [str(port) for port in live.ports(stage.pids()) if port not in listening]
@@ -249,7 +251,7 @@ def _another_nodes(stage: Live, listening: list[Port]) -> tuple[list[str], str, 
         got.append(f"the server took {forged} forged replies")
     got += [f"during a run {port} listens too" for port in more]
     for keyed in (one, two):
-        with keyed.connection, contextlib.suppress(fleet._Lost, fleet._Denied):
+        with keyed.connection, contextlib.suppress(Lost, Denied):
             keyed.connection.call(
                 "deactivate-node", DeactivateNodeRequest(node_id=keyed.node), DeactivateNodeResponse
             )

@@ -38,7 +38,6 @@ from foedus.federation import messages as m
 from foedus.federation.rounds import RoundPlan
 from foedus.federation.study import Training
 from foedus.federation.verification import verify
-from foedus.privacy.secagg.rings import WIDTHS, Ring
 from foedus.server.coordinator import conduct
 
 # ── 8: anything in clear ─────────────────────────────────────────────────────────────────────────
@@ -78,17 +77,14 @@ class Ear:
     def _needles(self, silo: str) -> Iterator[tuple[str, bytes]]:
         for vector, plan in self.vectors.get(silo, []):
             there = np.flatnonzero(vector)
-            start = int(there[0]) // 2 * 2 if there.size else 0  # 20-bit elements travel in pairs
+            start = int(there[0]) if there.size else 0
             whole = vector[start : start + 8]
             for dtype in ("<i2", "<i4", "<i8", "<f4", "<f8", ">i2", ">i4", ">i8"):
                 yield f"a contribution as {dtype}", whole.astype(dtype).tobytes()[:16]
             for dtype in ("<f4", "<f8"):
                 scaled = (whole / 2.0**plan.scale_bits).astype(dtype)
                 yield f"a contribution, unscaled, as {dtype}", scaled.tobytes()[:16]
-            for bits in WIDTHS:
-                if np.abs(whole).max(initial=0) < Ring(bits).half:
-                    packed = Ring(bits).pack(Ring(bits).wrap(whole))
-                    yield f"a contribution in {bits} bits a number", packed[: 5 * len(packed) // 6]
+            yield f"a contribution in {plan.bits} bits a number", plan.ring.pack(plan.ring.wrap(vector))
 
 
 def _decoded(body: bytes) -> list[bytes]:
