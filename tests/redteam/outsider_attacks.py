@@ -28,7 +28,8 @@ from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest, SendNodeHeartbeat
 from flwr.proto.node_pb2 import Node
 from redteam import live
 from redteam.checks import Check, Outcome
-from redteam.live import FOREIGN, Live, Outsider, Port, stock_node
+from redteam.live import FOREIGN, Live, Outsider, Port
+from redteam.stock import stock_network
 from support.sums import scratch
 
 from foedus.clients.connection import Denied, Lost, generate_node_key
@@ -41,9 +42,10 @@ from foedus.server.superlink import ControlLink
 # ── 11: foreign code ─────────────────────────────────────────────────────────────────────────────
 
 
-def _run_foreign(stage: Live, folder: Path, nodes: int, seconds: float = 25.0) -> list[dict[str, Any]]:
+def _run_foreign(
+    superlink: ControlLink, folder: Path, nodes: int, seconds: float = 25.0
+) -> list[dict[str, Any]]:
     """The operator itself starts a run of foreign code; what every node answered."""
-    superlink = stage.deployment.superlink
     run = superlink.start_run({"out": str(folder), "nodes": nodes, "seconds": seconds}, FOREIGN)
     end = time.monotonic() + seconds + 30
     while not superlink.run_status(run).finished:
@@ -57,15 +59,12 @@ def _run_foreign(stage: Live, folder: Path, nodes: int, seconds: float = 25.0) -
 
 def foreign_code() -> Outcome:
     stage = live.live()
-    folder = scratch()
-    with stock_node(stage, folder) as stock:
-        replies = _run_foreign(stage, folder, 5)
-    ours = {str(n.node_id) for n in stage.deployment.superlink.nodes() if n.node_id != stock}
-    heard = [r for r in replies if r["node"] in ours]
+    folder, stock_folder = scratch(), scratch()
+    heard = _run_foreign(stage.deployment.superlink, folder, 4)
+    with stock_network(stage, stock_folder) as (link, stock):
+        stolen = [reply for reply in _run_foreign(link, stock_folder, 1) if "loot" in reply]
     refusals = [r for r in heard if r.get(m.RECORD, {}).get("action") == "refusal"]
-    marks = sorted(p.name for p in folder.glob("ran-on-*"))
-    at_ours = [mark for mark in marks if mark != f"ran-on-{stock}"]
-    stolen = [r for r in replies if r["node"] == str(stock) and "loot" in r]
+    at_ours = sorted(p.name for p in folder.glob("ran-on-*"))
     seen = 0
     for name, home in stage.world.homes.items():
         entries = [
@@ -74,14 +73,13 @@ def foreign_code() -> Outcome:
         seen += sum(e["action"] == "refused" for e in entries)
     with Outsider(stage.ca, _gateway(stage)) as outsider:
         fetched = outsider.ask("POST", "/v1/fleet/get-fab", content=b"")
-    server = (folder / "ran-at-the-server").exists()
+    server = (folder / "ran-at-the-server").exists()  # what its operator runs there is the operator's affair
     return Outcome(
-        not at_ours and len(refusals) == len(heard) == 12 and fetched == 404 and seen >= 12,
+        server and not at_ours and len(refusals) == len(heard) == 12 and fetched == 404 and seen >= 12,
         f"a foreign bundle started by the operator itself; 12 messages to four nodes: {len(refusals)} refusals, "
         f"{len(at_ours)} marks of its code on them, {seen} refusals in their own logs; get-fab at the gateway: {fetched}",
-        server and f"ran-on-{stock}" in marks and len(stolen) > 0,
-        f"the same bundle, the same run: it ran at the server and on a stock Flower SuperNode ({len(stolen)} replies with "
-        "its loot)",
+        (stock_folder / f"ran-on-{stock}").exists() and len(stolen) > 0,
+        f"the same bundle on a stock Flower SuperLink: it ran on the stock SuperNode ({len(stolen)} replies with its loot)",
     )
 
 
