@@ -111,7 +111,8 @@ def _elements(stream: CipherContext, count: int) -> _U64:
 
 def _reduce(x: _U64) -> _U64:
     folded: _U64 = (x & _P) + (x >> np.uint64(61))
-    return np.where(folded >= _P, folded - _P, folded)
+    reduced: _U64 = np.minimum(folded, folded - _P)  # below p the difference wraps around, and is the greater
+    return reduced
 
 
 def _rotate(x: _U64, places: int) -> _U64:

@@ -10,7 +10,7 @@ no bound on random drop-outs may carry secrecy; each silo checks the survivors U
 
     **every window of h consecutive places holds at least w + 1 members of U**   (`Graph.check`)
 
-where w bounds the colluders in every window of h (`parameters`; fails with chance 2^-80 a draw at most).
+where w bounds the colluders in every window of h (`parameters`; fails with chance 2^-100 a draw at most).
 
 (a) *Connected.* Let p and q be honest members of U with none between them in the cyclic order. If h or
     more places lay between, the first h of them were a window whose members of U are colluders only: at
@@ -37,7 +37,7 @@ What (a)–(c) rest on, and the caller owes:
    never dealt its shares, would both leave out their mask, and (a) lacks that edge.
 4. The seed depends on all advertisements (a digest of them) and no silo's secret; the order then counts as random,
    HKDF as a random oracle. The server may still try seeds, by leaving silos out or making colluders' keys anew:
-   2^40 tries, over all set-ups of a treaty, are in the bound. All silos that advertised are placed (m may be less
+   2^60 tries, over all set-ups of a treaty, are in the bound. All silos that advertised are placed (m may be less
    than n; all c may be among them); who then deals no shares is not in U and counts as lost.
 """
 
@@ -57,7 +57,7 @@ from . import masks
 
 SPARSE_ABOVE = 64  # silos; up to here everybody is joined to everybody, and nothing is left to chance
 FAILURE_BITS = 40  # a bound fails with chance 2^-40 at most …
-GRINDING_BITS = 40  # … and that of secrecy even if the best of 2^40 seeds may be picked
+GRINDING_BITS = 60  # … and that of secrecy even if the best of 2^60 seeds may be picked
 SEED_BYTES = 32
 LOSSES = 0.1
 
@@ -102,13 +102,13 @@ def parameters(silos: int, colluders: int, *, losses: float = LOSSES) -> Paramet
     ====== ===== ==== ==== ==== =========
     m      c     h    k    w    threshold
     ====== ===== ==== ==== ==== =========
-       65     21   29   58   21        43
-      200     66   81  162   60       121
-      200     20   40   80   20        41
-     1000    333  166  332  117       235
-     1000    100   76  152   43        87
-    10000   3333  215  430  150       301
-    10000   1000   91  182   51       103
+        65    21   29   58   21        43
+       200    66   85  170   64       129
+       200    20   40   80   20        41
+      1000   333  185  370  133       267
+      1000   100   84  168   49        99
+     10000  3333  243  486  173       347
+     10000  1000  103  206   60       121
     ====== ===== ==== ==== ==== =========
 
     (Where w = c no chance is left: all colluders may be side by side.)

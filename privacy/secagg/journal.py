@@ -6,9 +6,9 @@ Every step is written and synced *before* its message may leave.
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing
+import threading
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ...errors import Refused
 
@@ -16,21 +16,25 @@ Step = Literal["set-up", "ready", "upload", "confirm", "answer", "checked"]
 
 
 class Journal:
-    """Once-only steps in an SQLite file; a second try at a step is refused."""
+    """Once-only steps in an SQLite file; a second try at a step is refused.
+
+    One connection is held for as long as the journal lives; threads take turns, and so may processes.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        with closing(self._connect()) as connection, connection:
+        self._turn = threading.Lock()
+        self._connection = sqlite3.connect(path, timeout=30, check_same_thread=False)
+        self._connection.execute("PRAGMA synchronous=FULL")
+        with self._turn, self._connection as connection:
             connection.execute(
                 "CREATE TABLE IF NOT EXISTS done (study TEXT NOT NULL, run TEXT NOT NULL, step TEXT NOT NULL,"
                 " number INTEGER NOT NULL, detail TEXT NOT NULL, PRIMARY KEY (study, run, step, number)) STRICT"
             )
 
-    def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self._path, timeout=30)
-        connection.execute("PRAGMA synchronous=FULL")
-        return connection
+    def __del__(self) -> None:
+        if hasattr(self, "_connection"):
+            self._connection.close()
 
     def once(self, study: str, run: str, step: Step, number: int, detail: str = "") -> None:
         """Record a step durably.
@@ -39,7 +43,7 @@ class Journal:
             Refused: it was done before.
         """
         try:
-            with closing(self._connect()) as connection, connection:
+            with self._turn, self._connection as connection:
                 connection.execute(
                     "INSERT INTO done VALUES (?, ?, ?, ?, ?)", (study, run, step, number, detail)
                 )
@@ -53,21 +57,23 @@ class Journal:
 
     def done(self, study: str, run: str, step: Step, number: int) -> str | None:
         """The detail recorded with a step, or None if it was never taken."""
-        with closing(self._connect()) as connection:
-            row = connection.execute(
-                "SELECT detail FROM done WHERE study = ? AND run = ? AND step = ? AND number = ?",
-                (study, run, step, number),
-            ).fetchone()
-        return None if row is None else str(row[0])
+        found = self._rows(
+            "SELECT detail FROM done WHERE study = ? AND run = ? AND step = ? AND number = ?",
+            (study, run, step, number),
+        )
+        return str(found[0][0]) if found else None
 
     def steps(self, study: str, run: str, step: Step) -> dict[int, str]:
         """Number -> detail of all steps of a kind."""
-        with closing(self._connect()) as connection:
-            rows = connection.execute(
-                "SELECT number, detail FROM done WHERE study = ? AND run = ? AND step = ? ORDER BY number",
-                (study, run, step),
-            ).fetchall()
-        return {int(number): str(detail) for number, detail in rows}
+        found = self._rows(
+            "SELECT number, detail FROM done WHERE study = ? AND run = ? AND step = ? ORDER BY number",
+            (study, run, step),
+        )
+        return {int(number): str(detail) for number, detail in found}
+
+    def _rows(self, query: str, parameters: tuple[Any, ...]) -> list[Any]:
+        with self._turn:
+            return self._connection.execute(query, parameters).fetchall()
 
 
 def _again(run: str, step: Step, number: int) -> Refused:

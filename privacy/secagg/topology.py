@@ -89,7 +89,7 @@ class Sparse:
 def topology(advertised: Mapping[str, str], roster: Roster, context: Context) -> Topology:
     """The topology of a batch: sparse above 64 silos, where that saves a quarter of the masks or more.
 
-    Many colluders (n/3) need so many neighbours that below some 280 silos all pairs cost hardly more, and
+    Many colluders (n/3) need so many neighbours that below some 330 silos all pairs cost hardly more, and
     a round takes a trip less.
 
     Args:

@@ -68,7 +68,7 @@ def sparsest(silos: int, colluders: int, tenths_of_a_percent: int) -> tuple[int,
         for window in range(half):
             if silos * tail(silos, lost, half, half - window - 1) > Fraction(1, 2**40):
                 break  # a greater w asks for more survivors still
-            if silos * tail(silos, colluders, half, window) <= Fraction(1, 2**80):
+            if silos * tail(silos, colluders, half, window) <= Fraction(1, 2**100):
                 return half, window
     return None
 
