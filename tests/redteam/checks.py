@@ -15,22 +15,18 @@ class Outcome:
         evidence: what was tried and seen, with figures.
         control_fell: the same attack broke the weakened variant; without that, `held` says nothing.
         control: what was weakened, and what the attack then got.
-        pending: a defence that is announced and not yet there; then `held` may be False, and the table says so.
     """
 
     held: bool
     evidence: str
     control_fell: bool
     control: str
-    pending: str = ""
 
     @property
     def word(self) -> str:
         """One word for the table."""
         if self.held and self.control_fell:
             return "held"
-        if self.pending and not self.held:
-            return "pending"
         return "FELL" if not self.held else "VOID"  # void: the control did not fall
 
 

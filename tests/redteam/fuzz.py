@@ -26,9 +26,13 @@ from support.nodes import Rehearsal
 from support.orders import copy_of, make_draft
 from support.sums import scratch
 
+from foedus.clients.follower import digest
 from foedus.documents import Envelope
 from foedus.errors import FoedusError
 from foedus.federation import messages as m
+from foedus.federation.rounds import RoundPlan
+from foedus.federation.secure_sum import Sum
+from foedus.federation.tasks import train
 from foedus.privacy.ledger import Ledger
 
 SEED = 20_260_101
@@ -51,11 +55,14 @@ class Stand:
         default_factory=dict
     )  # action -> JSON, its bytes, data
     before: Any = None
+    model: train.State | None = None
+    last: Sum | None = None  # the sum opened last
 
     @classmethod
     def build(cls, state: str) -> Stand:
         folder = scratch()
         stand = cls("fresh", folder, Rehearsal(copy_of(original(), folder / "world"), make_draft()))
+        stand.model = train.State.start(np.frombuffer(stand.play.weights, "<f8").astype(np.float64))
         while stand.state != state:
             stand.advance()
         stand.look()
@@ -83,18 +90,29 @@ class Stand:
             self.answer(2)
         self.state = STATES[min(at + 1, len(STATES) - 1)]
 
+    @property
+    def data(self) -> bytes:
+        """The model as it is now, and behind it the sum opened last."""
+        assert self.model is not None
+        shown = b"" if self.last is None else self.last.notice()[1]
+        return self.model.weights.astype("<f8").tobytes() + shown
+
+    def vector_request(self, silo: str, number: int, *, boxes: bool) -> m.VectorRequest:
+        previous = None if self.last is None else self.last.notice()[0]
+        return self.play.vector_request(silo, number, boxes=boxes, previous=previous)
+
     def upload(self, number: int) -> None:
         """Every node uploads round `number`; the aggregator takes all vectors."""
-        play = self.play
+        play, plan = self.play, self.plan(number)
         play.aggregator.open_round(
-            number, play.case.study.round(number, play.world.treaty).dimension, self.task(number)
+            number, plan.dimension, plan.task, plan.ring, model=digest(self.data[: len(play.weights)])
         )
         for silo in play.silos:
             said = None
             for boxes in (
                 (True, False) if number == 1 else (False,)
             ):  # a refused message may have used the boxes up
-                said = play.ask(silo, play.vector_request(silo, number, boxes=boxes), play.weights)
+                said = play.ask(silo, self.vector_request(silo, number, boxes=boxes), self.data)
                 if said.refusal is None:
                     break
             assert said is not None and said.refusal is None, (silo, said)
@@ -105,15 +123,19 @@ class Stand:
     def answer(self, number: int) -> None:
         """Every node answers, and the sum is opened."""
         play = self.play
-        survivors = list(play.aggregator.survivors(number))
-        for silo in play.silos:
-            reply, _ = m.AnswerReply.read(play.ask(silo, play.answer_request(number, survivors)).message)
+        survivors = play.aggregator.survivors(number)
+        for silo in play.aggregator.ask(number):
+            asked = play.answer_request(number, list(survivors))
+            reply, _ = m.AnswerReply.read(play.ask(silo, asked).message)
             shares = [m.boxes_from_json(b) for b in (reply.seeds, reply.mask_keys)]
             play.aggregator.add_answer(number, silo, Envelope.from_json(reply.statement), *shares)
-        play.aggregator.total(number)
+        opened = play.aggregator.total(number)
+        self.last = Sum(self.plan(number), 0, opened.total, opened.check, survivors, {}, b"")
+        assert self.model is not None
+        self.model = train.advance(self.model, number, opened.total, play.case.study, len(survivors))
 
-    def task(self, number: int) -> str:
-        return str(self.play.case.study.round(number, self.play.world.treaty).task)
+    def plan(self, number: int) -> RoundPlan:
+        return self.play.case.study.round(number, self.play.world.treaty)
 
     def spent(self) -> Any:
         ledger = Ledger(self.play.home(VICTIM) / "ledger.db")
@@ -125,14 +147,23 @@ class Stand:
         number = 2 if self.state == "answered" else 1
         requests: list[tuple[m.Content, bytes]] = [
             (play.keys_request(VICTIM), b""),
-            (play.vector_request(VICTIM, number, boxes=self.state == "shares"), play.weights),
+            (self.vector_request(VICTIM, number, boxes=self.state == "shares"), self.data),
             (play.answer_request(number), b""),
-            (m.ReceiptRequest(run="1", log=play.case.head(VICTIM)), b""),
+            (m.ConfirmRequest(run="1", batch=0, round=number, survivors=play.silos), b""),
+            self._receipt_request(),
         ]
         if self.state != "fresh":
             requests.append((play.shares_request(), b""))
+        if self.state == "shares":  # these nodes' graph is complete: such a message is never asked of them
+            boxes = m.boxes_to_json(play.aggregator.boxes_for(VICTIM))
+            ready = m.ReadyRequest(run="1", batch=0, boxes=boxes, participants=play.silos)
+            requests.append((ready, b""))
         trees = {c.action: (c.model_dump(mode="json"), data) for c, data in requests}
         self.valid = {action: (tree, m.canonical(tree), data) for action, (tree, data) in trees.items()}
+
+    def _receipt_request(self) -> tuple[m.Content, bytes]:
+        previous, shown = (None, b"") if self.last is None else self.last.notice()
+        return m.ReceiptRequest(run="1", previous=previous, log=self.play.case.head(VICTIM)), shown
 
     def look(self) -> None:
         """Note what may not be heard of the node from here on, and what may not change."""
@@ -228,8 +259,10 @@ def _bad_data(mutator: Mutator, stand: Stand, data: bytes) -> bytes:
     weights[rng.randrange(weights.size)] = rng.choice((np.nan, -np.nan, np.inf, -np.inf))
     return rng.choice(
         [
+            lambda: weights.astype("<f8").tobytes() + data[8 * weights.size :],
+            lambda: weights.astype("<f8").tobytes() + data[8 * weights.size :],
             lambda: weights.astype("<f8").tobytes(),
-            lambda: weights.astype("<f8").tobytes(),
+            lambda: data[: 8 * weights.size] + rng.randbytes(len(data) - 8 * weights.size or 8),
             lambda: data[: rng.randrange(len(data))],
             lambda: data + rng.randbytes(rng.randrange(1, 99)),
             lambda: rng.randbytes(rng.randrange(len(data))),
@@ -259,7 +292,10 @@ def _is_good(stand: Stand, action: str, body: bytes) -> bool:
     except (ValueError, RecursionError):
         return False
     silos, total = stand.play.silos, len(stand.play.rounds)
-    if not isinstance(told, dict) or set(told) | {"boxes"} != set(tree) | {"boxes"}:
+    if not isinstance(told, dict):
+        return False
+    told = {name: None for name, value in tree.items() if value is None} | told  # may be left out
+    if set(told) | {"boxes"} != set(tree) | {"boxes"}:
         return False
     changed = {
         name for name in told if told[name] != tree.get(name) or type(told[name]) is not type(tree.get(name))
@@ -269,11 +305,28 @@ def _is_good(stand: Stand, action: str, body: bytes) -> bool:
         "round": lambda v: v in range(1, total + 1),
         "rounds": lambda v: isinstance(v, list) and all(r in range(1, total + 1) for r in v),
         "survivors": lambda v: isinstance(v, list) and all(s in silos for s in v) and len(v) > 2,
+        "answering": lambda v: isinstance(v, list) and all(s in silos for s in v) and len(v) > 2,
+        "participants": lambda v: isinstance(v, list) and all(s in silos for s in v) and len(v) > 2,
+        "digests": lambda v: v is None,
+        "ready": lambda v: v is None,
+        "confirmed": lambda v: v is None,
+        "previous": lambda v: v is None or _shows_the_same(v, tree["previous"]),
         "boxes": lambda v: v is None or isinstance(v, dict),
         "keys": lambda v: isinstance(v, list) and len(v) > 2 and all(k in tree["keys"] for k in v),
         "approvals": lambda v: isinstance(v, list) and all(a in tree["approvals"] for a in v),
     }
     return all(name in free and free[name](told[name]) for name in changed)
+
+
+def _shows_the_same(one: Any, other: Any) -> bool:
+    """Whether two notices say the same of a sum, in whatever order."""
+    forms = [
+        {**n, "survivors": sorted(map(str, n["survivors"]))}
+        if isinstance(n, dict) and isinstance(n.get("survivors"), list)
+        else n
+        for n in (one, other)
+    ]
+    return bool(forms[0] == forms[1])
 
 
 def _said(sent: RecordDict) -> bytes:
@@ -286,7 +339,7 @@ def _said(sent: RecordDict) -> bytes:
 
 
 def _judge(stand: Stand, found: Findings, what: str, sent: RecordDict, reply: Message) -> bool:
-    """Look at a reply with everything a node must not say in mind; whether it was a refusal."""
+    """Look at a reply with everything a node must not say in mind; whether the run is where it was."""
     record = reply.content.config_records.get(m.RECORD) if reply.has_content() else None
     if record is None or len(reply.content) != 1 or set(record) != {"action", "body", "data"}:
         found.fault("no reply of ours", what)
@@ -297,7 +350,11 @@ def _judge(stand: Stand, found: Findings, what: str, sent: RecordDict, reply: Me
         expected = {c.action for c in contents()} & {str(record["action"])}
         if not expected:
             found.fault(f"a reply of an unknown action {record['action']!r}", what)
-        return False
+        if record["action"] != m.ReceiptReply.action:
+            return False
+        stand.play.case.seen(VICTIM, int(json.loads(body)["log_size"]))  # a receipt moves nothing on
+        stand.refresh()
+        return True
     try:
         refusal = m.Refusal.read(reply)[0]
     except FoedusError as error:
@@ -311,7 +368,9 @@ def _judge(stand: Stand, found: Findings, what: str, sent: RecordDict, reply: Me
             found.fault(f"{kind} in a refusal: {body[:200]!r}", what)
     # where in the message a parser stopped is about the message
     about = re.sub(
-        r"line \d+ column \d+ \(char \d+\)|position \d+(-\d+)?|at most \d+ |of \d+ bytes", "", refusal.message
+        r"line \d+ column \d+ \(char \d+\)|position \d+(-\d+)?|at most \d+ |of \d+ bytes|^\d+ bytes where",
+        "",
+        refusal.message,
     )
     told = set(re.findall(r"\d+", about)) & stand.numbers
     if told and told - set(re.findall(r"\d+", _said(sent).decode(errors="replace"))):

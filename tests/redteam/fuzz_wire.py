@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -21,17 +22,21 @@ from redteam.checks import Check, Outcome
 from redteam.fuzz import CASES, SEED, STATES, Findings, fuzz_node
 from redteam.mutations import Mutator, example
 from redteam.node_support import quiet
-from support.sums import Cast, scratch, vectors
+from support.sums import BOUND, RING, Cast, scratch, vectors
 
 from foedus.clients import fleet
 from foedus.clients.app import SiloApp
+from foedus.clients.connection import Denied, Lost
+from foedus.clients.follower import digest
 from foedus.documents import Envelope, b64, canonical, parse_json
 from foedus.errors import Abandoned, FoedusError
 from foedus.federation import messages as m
+from foedus.federation.rounds import RoundPlan
 from foedus.federation.secure_sum import SecureSum
 from foedus.federation.simulation import LocalGrid
-from foedus.privacy.secagg import masks
+from foedus.privacy.secagg.check import P
 from foedus.privacy.secagg.client import shares_digest
+from foedus.privacy.secagg.codec import Whole
 
 TYPES = (
     "",
@@ -63,7 +68,7 @@ class Wire:
             self.pushed.append(request)
             return PushMessagesResponse()
         if route == "pull-object":
-            raise fleet._Denied(404)
+            raise Denied(404)
         return response_type()
 
 
@@ -140,20 +145,21 @@ def fuzz_transport(cases: int, seed: int) -> Findings:
         LocalGrid({}, {})  # Flower makes messages only inside a task; this says that we are in one
         wire = Wire()
         link = fleet.FleetLink("127.0.0.1:1", Path("ca"), scratch() / "key")
-        loop = fleet._Node(link, wire, link.node_key, _handler, lambda name, _: None)  # type: ignore[arg-type]
+        loop = fleet._Node(link, wire, scratch() / "id", _handler, lambda name, _: None)  # type: ignore[arg-type]
+        stop = threading.Event()
         for _ in range(cases):
             found.cases += 1
             wire.next = _spoil(_answer(good), mutator)
             what = str(wire.next.messages_list[0].metadata)[:80] if wire.next.messages_list else "no message"
             try:
-                loop._answer_next()
-            except (fleet._Lost, fleet._Denied):
+                loop._answer_next(stop)
+            except (Lost, Denied):
                 loop._reply = None  # the loop attaches again, and goes on
             except Exception as error:  # noqa: BLE001 - that is what is looked for
                 found.fault(f"the node's loop ended: {type(error).__name__}: {str(error)[:120]}", what)
                 loop._reply = None
         wire.next, wire.pushed = _answer(good), []
-        loop._answer_next()
+        loop._answer_next(stop)
         if len(wire.pushed) != 1 or not wire.pushed[0].messages_list[0].HasField("content"):
             found.fault("the loop does not answer a good message any more", "")
     return found
@@ -190,10 +196,18 @@ class Nodes:
                 asked, _ = m.VectorRequest.read(message)
                 if asked.boxes is not None:
                     silo.receive(m.boxes_from_json(asked.boxes))
-                words, header = self.cast.upload(asked.round, name, self.vectors[name])
-                return m.VectorReply(header=header.to_json(), log_size=1), masks.to_wire(words)
+                if (sum_ := asked.previous) is not None:
+                    total = RING.unwrap(
+                        RING.unpack(bytes(message.content.config_records[m.RECORD]["data"]), 6)
+                    )
+                    silo.verify_sum(sum_.round, sum_.survivors, total, int(sum_.check))
+                source = Whole(self.vectors[name], BOUND)
+                data, header = silo.mask(asked.round, source, RING, task="train", model=digest(b""))
+                return m.VectorReply(header=header.to_json(), log_size=1), bytes(data)
             question, _ = m.AnswerRequest.read(message)
-            statement, seeds, keys = silo.answer(question.round, question.survivors)
+            statement, seeds, keys = silo.answer(
+                question.round, question.survivors, answering=question.answering
+            )
             given = (m.boxes_to_json(seeds), m.boxes_to_json(keys))
             return m.AnswerReply(statement=statement.to_json(), seeds=given[0], mask_keys=given[1]), b""
 
@@ -225,11 +239,24 @@ class Nodes:
         request = _keys_request()
         sums.set_up(lambda silo: request)
         for number in ROUNDS:
-            result = sums.round(number, 6, "train", b"")
+            result = sums.round(_plan(number), b"")
             expected = sum(self.vectors[s] for s in result.survivors)
             if not np.array_equal(np.asarray(result.total), expected):
                 wrong.append(f"round {number}: a wrong sum")
         return wrong, {silo: silence.code for silo, silence in sums.out.items()}
+
+
+def _plan(number: int) -> RoundPlan:
+    return RoundPlan(
+        round=number,
+        task="train",
+        dimension=6,
+        scale_bits=0,
+        sigma=1,
+        sensitivity=1.0,
+        bits=RING.bits,
+        bound=BOUND,
+    )
 
 
 def _keys_request() -> m.KeysRequest:
@@ -320,6 +347,7 @@ def well_formed_lies() -> str:
     for what, spoil, action in (
         ("boxes that do not open", _bad_boxes, "shares"),
         ("wrong shares under the liar's signature", _bad_shares, "answer"),
+        ("a wrong check value under the liar's signature", _bad_check, "vector"),
     ):
         nodes = Nodes(lambda message, record: message, action)
         nodes.spoil = partial(spoil, nodes)
@@ -338,6 +366,16 @@ def _bad_boxes(nodes: Nodes, message: Message, record: RecordDict) -> Message:
     return Message(
         m.SharesReply(boxes=dict.fromkeys(tree["boxes"], b64(bytes(144)))).record(), reply_to=message
     )
+
+
+def _bad_check(nodes: Nodes, message: Message, record: RecordDict) -> Message:
+    fields = record.config_records[m.RECORD]
+    tree = parse_json(bytes(fields["body"]))
+    header = tree["header"]
+    told = {**header["payload"], "check": str((int(header["payload"]["check"]) + 1) % P)}
+    signed = Envelope(header["kind"], told).signed(LIAR, nodes.cast.keys[LIAR])
+    reply = m.VectorReply(header=signed.to_json(), log_size=1)
+    return Message(reply.record(bytes(fields["data"])), reply_to=message)
 
 
 def _bad_shares(nodes: Nodes, message: Message, record: RecordDict) -> Message:

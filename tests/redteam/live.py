@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import os
 import random
 import socket
 import ssl
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -21,7 +16,7 @@ from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
 from support.orders import make_draft, order_log
 from support.sums import scratch
 
-from foedus.clients import fleet
+from foedus.clients.connection import Connection, FleetLink, generate_node_key, load_key
 from foedus.demo import world
 from foedus.demo.deploy import Deployment, free_ports
 from foedus.demo.world import World
@@ -281,66 +276,5 @@ class Outsider:
 
 def stranger(ca: Path, address: str, key: Path) -> Any:
     """Signed requests under a fresh key."""
-    fleet.generate_node_key(key)
-    return fleet._Connection(fleet.FleetLink(address, ca, key), fleet._load_key(key))
-
-
-# ── a stock SuperNode ────────────────────────────────────────────────────────────────────────────
-
-
-@contextlib.contextmanager
-def stock_node(stage: Live, folder: Path) -> Iterator[int]:
-    """Flower's own SuperNode, registered by the operator; its node id."""
-    public = fleet.generate_node_key(folder / "stock.key")
-    number = stage.deployment.superlink.register_node(public)
-    (port,) = free_ports(1)
-    command = [
-        str(Path(sys.executable).parent / "flower-supernode"),
-        *("--superlink", stage.deployment.superlink.address, "--root-certificates", str(stage.ca)),
-        *(
-            "--auth-supernode-private-key",
-            str(folder / "stock.key"),
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(port),
-        ),
-        *("--max-retries", "3"),
-    ]
-    home = {
-        "FLWR_HOME": str(folder / "flwr"),
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-    }
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    with (folder / "stock.log").open("wb") as log:
-        process = subprocess.Popen(
-            command, env={**os.environ, **home, "PATH": path}, cwd=folder, stdin=subprocess.DEVNULL, stdout=log,
-            stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
-    try:
-        end = time.monotonic() + 60
-        while {n.node_id: n.status for n in stage.deployment.superlink.nodes()}.get(number) != "online":
-            if time.monotonic() > end or process.poll() is not None:
-                raise RuntimeError((folder / "stock.log").read_text(errors="replace")[-1500:])
-            time.sleep(0.2)
-        yield number
-    finally:
-        started = list(_descendants(process.pid))
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(10)
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-        time.sleep(0.5)
-        for pid, at in started:
-            if (pid, at) in _alive(pid, at):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, 9)
-
-
-def _alive(pid: int, at: str) -> list[tuple[int, str]]:
-    from foedus.server.superlink import _start_time
-
-    return [(pid, at)] if _start_time(pid) == at else []
+    generate_node_key(key)
+    return Connection(FleetLink(address, ca, key), load_key(key))

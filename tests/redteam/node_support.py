@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import logging
+import re
 import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
+import numpy as np
+import pandas as pd
 from support.nodes import Rehearsal, Said
 from support.orders import copy_of, make_draft, small_world
 from support.sums import scratch
 
 from foedus.clients.app import SiloApp
+from foedus.clients.features import Dataset, Side
+from foedus.clients.trainer import Trainer
 from foedus.demo.world import World
+from foedus.federation import messages as m
+from foedus.privacy import accountant
 
 VICTIM = "aster-music"
 TRAIN = 2  # the first training round; round 1 is of curvature
@@ -45,13 +54,40 @@ def play(**options: Any) -> Iterator[Rehearsal]:
         yield Rehearsal(copy, make_draft(), **options)
 
 
+_rho_to_epsilon = functools.cache(accountant.rho_to_epsilon)
+_dataset = Trainer.dataset
+_tables: dict[bytes, Dataset] = {}
+
+
+def _dataset_once(self: Trainer, side: Side, cohort: pd.DataFrame) -> Dataset:
+    """`Trainer.dataset`, remembered by all that it depends on."""
+    about = self.study.model_dump_json(include={"table", "label", "split", "features"})
+    parts = (self.home.table.read_bytes(), about.encode(), side.encode(), *map(str.encode, cohort["subject"]))
+    content = hashlib.sha256(f"{self.retention_days}".encode())
+    for part in parts:
+        content.update(hashlib.sha256(part).digest())
+    key = content.digest()
+    if key not in _tables:
+        _tables[key] = _dataset(self, side, cohort)
+    self._cached[side] = key, _tables[key]
+    return _tables[key]
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Nodes under attack warn a lot; and Ibis 10 asks pandas 3 for an option on its way out."""
+    """Nodes under attack warn a lot; and Ibis 10 asks pandas 3 for an option on its way out.
+
+    And what thousands of messages make the same nodes work out again is worked out once: prices, a pure function
+    of a few numbers, and what is in tables, of which every world here has a copy.
+    """
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with (
+            warnings.catch_warnings(),
+            patch.object(accountant, "rho_to_epsilon", _rho_to_epsilon),
+            patch.object(Trainer, "dataset", _dataset_once),
+        ):
             warnings.filterwarnings("ignore", "The 'future.infer_string' option")
             yield
     finally:
@@ -70,8 +106,23 @@ def word(said: Said) -> str:
     return "(answered)" if said.refusal is None else said.refusal.code
 
 
-def uploads(rehearsal: Rehearsal, number: int = TRAIN) -> None:
+def same(one: Said, other: Said) -> bool:
+    """Whether two replies are one to the byte, but for the size of the log the node has seen."""
+    records = [said.message.content.config_records[m.RECORD] for said in (one, other)]
+    forms = [(r["action"], re.sub(rb'"log_size":\d+', b"", bytes(r["body"])), r["data"]) for r in records]
+    return forms[0] == forms[1]
+
+
+def other_weights(rehearsal: Rehearsal, by: float = 3.0) -> bytes:
+    """A model that nobody worked out."""
+    return (np.frombuffer(rehearsal.weights, "<f8") + by).astype("<f8").tobytes()
+
+
+def uploads(rehearsal: Rehearsal, number: int = TRAIN) -> dict[str, Said]:
     """Every node uploads its vector of a round, as in an honest run."""
+    found = {}
     for silo in rehearsal.silos:
         said = rehearsal.ask(silo, rehearsal.vector_request(silo, number), rehearsal.weights)
         assert said.refusal is None, said.refusal
+        found[silo] = said
+    return found

@@ -1,15 +1,13 @@
-"""Checks 8–10 and 12: a malicious server against whole nodes; it may lie about study, log, sums and model.
+"""Checks 8–10: a malicious server against whole nodes; it may lie about study and log.
 
 In 8 the server listens to a whole study and looks for anything of a silo's in clear; in 9 its people
-(author and every approver) are in league with it; in 10 it signs any log it likes; in 12 it alters what
-it gives out.
+(author and every approver) are in league with it; in 10 it signs any log it likes.
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,8 +18,9 @@ from unittest.mock import patch
 import numpy as np
 from flwr.app import Context, Message
 from redteam.checks import Check, Outcome, tally
-from redteam.crypt import D, Naked, Stage, alter, code_of, compare, has_check_value, unchecked
+from redteam.crypt import MASKLESS, Stage, code_of
 from redteam.node_support import TRAIN, VICTIM, node, play, word, world
+from redteam.spy import D, compare
 from support.bundles import Tampered
 from support.nodes import Rehearsal
 from support.orders import make_draft, no_noise
@@ -36,6 +35,7 @@ from foedus.demo.simulate import prepare
 from foedus.documents import Envelope, SigningKey, b64
 from foedus.errors import FoedusError, VerificationError
 from foedus.federation import messages as m
+from foedus.federation.rounds import RoundPlan
 from foedus.federation.study import Training
 from foedus.federation.verification import verify
 from foedus.server.coordinator import conduct
@@ -48,7 +48,7 @@ class Ear:
     """Hears every reply of every node, and knows, to search for it, what no reply may hold."""
 
     replies: list[tuple[str, str, bytes, bytes]] = field(default_factory=list)  # silo, action, body, data
-    vectors: dict[str, list[Any]] = field(default_factory=dict)
+    vectors: dict[str, list[tuple[Any, RoundPlan]]] = field(default_factory=dict)
     counts: dict[str, set[int]] = field(default_factory=dict)
     public: set[int] = field(default_factory=set)
 
@@ -75,13 +75,16 @@ class Ear:
         return hits
 
     def _needles(self, silo: str) -> Iterator[tuple[str, bytes]]:
-        for vector, scale in self.vectors.get(silo, []):
-            values = vector[np.flatnonzero(vector)[:64]] if np.count_nonzero(vector) else vector
-            whole = vector[: max(4, values.size)]
-            for dtype in ("<i4", "<i8", "<f4", "<f8", ">i4", ">i8"):
+        for vector, plan in self.vectors.get(silo, []):
+            there = np.flatnonzero(vector)
+            start = int(there[0]) if there.size else 0
+            whole = vector[start : start + 8]
+            for dtype in ("<i2", "<i4", "<i8", "<f4", "<f8", ">i2", ">i4", ">i8"):
                 yield f"a contribution as {dtype}", whole.astype(dtype).tobytes()[:16]
             for dtype in ("<f4", "<f8"):
-                yield f"a contribution, unscaled, as {dtype}", (whole / scale).astype(dtype).tobytes()[:16]
+                scaled = (whole / 2.0**plan.scale_bits).astype(dtype)
+                yield f"a contribution, unscaled, as {dtype}", scaled.tobytes()[:16]
+            yield f"a contribution in {plan.bits} bits a number", plan.ring.pack(plan.ring.wrap(vector))
 
 
 def _decoded(body: bytes) -> list[bytes]:
@@ -98,10 +101,10 @@ def _overhear(**weak: Any) -> tuple[Ear, dict[str, float], int]:
     ear = Ear()
     contribution = Trainer.contribution
 
-    def spied(self: Trainer, plan: Any, dataset: Any, weights: Any) -> Any:
-        words = contribution(self, plan, dataset, weights)
-        vector = words.view(np.int32).astype(np.int64)
-        ear.vectors.setdefault(self.home.party, []).append((vector, 2.0**plan.scale_bits))
+    def spied(self: Trainer, plan: RoundPlan, dataset: Any, weights: Any) -> Any:
+        source = contribution(self, plan, dataset, weights)
+        vector = source.values
+        ear.vectors.setdefault(self.home.party, []).append((vector, plan))
         counts = ear.counts.setdefault(self.home.party, set())
         counts |= {len(dataset.customers), int(np.sum(dataset.labels))}
         if plan.task == "evaluate":
@@ -109,7 +112,7 @@ def _overhear(**weak: Any) -> tuple[Ear, dict[str, float], int]:
         # Small numbers are everywhere (the treaty's least cohort is 50), and the lengths of vectors are public.
         ear.public.add(int(plan.dimension))
         counts -= set(range(50))
-        return words
+        return source
 
     with world() as copy, patch.object(Trainer, "contribution", spied), contextlib.ExitStack() as stack:
         for target, name, value in weak.get("patches", ()):
@@ -128,13 +131,10 @@ def _correlations(ear: Ear) -> dict[str, float]:
     """How the uploads of each silo correlate with its contributions, in standard errors."""
     found = {}
     for silo, vectors in ear.vectors.items():
-        sent = [
-            np.frombuffer(d, "<i4")
-            for s, action, _, d in ear.replies
-            if s == silo and action == "vector-reply"
-        ]
+        sent = [d for s, action, _, d in ear.replies if s == silo and action == "vector-reply"]
         pairs = [
-            (v, s.astype(np.int64)) for (v, _), s in zip(vectors, sent, strict=False) if s.size == v.size
+            (v, plan.ring.unwrap(plan.ring.unpack(data, v.size)))
+            for (v, plan), data in zip(vectors, sent, strict=False)
         ]
         if pairs:
             truth = np.concatenate([v / max(1.0, float(np.abs(v).max())) for v, _ in pairs])
@@ -152,7 +152,7 @@ def _refused_with(told: frozenset[str]) -> list[str]:
         with patch.object(client_app, "_TELLABLE", told):
             said = rehearsal.ask(VICTIM, rehearsal.keys_request(VICTIM))
         body = bytes(said.message.content.config_records[m.RECORD]["body"])
-        trainer = Trainer(guard.home, rehearsal.case.study, 4, guard.treaty.retention_days)
+        trainer = Trainer(guard.home, rehearsal.case.study, guard.treaty.retention_days)
         from datetime import UTC, datetime
 
         cohort = guard.consent.in_force(rehearsal.case.study.purpose, datetime.now(UTC))
@@ -166,7 +166,7 @@ def clear_text() -> Outcome:
     hits = ear.found() + _refused_with(client_app._TELLABLE)
     worst = max(abs(c) for c in correlations.values())
     needles = sum(len(list(ear._needles(s))) + len(ear.counts[s]) for s in ear.counts)
-    weak, weak_correlations, _ = _overhear(patches=[(client_app, "Silo", Naked)])
+    weak, weak_correlations, _ = _overhear(patches=[MASKLESS])
     weak_hits = weak.found()
     weak_told = _refused_with(client_app._TELLABLE | {"COHORT_TOO_SMALL"})
     return Outcome(
@@ -364,93 +364,8 @@ def _split_view() -> tuple[list[str], bool]:
     return reasons, whole
 
 
-# ── 12: a corrupted sum, or another model for one silo ───────────────────────────────────────────
-
-
-def _corrupt_run(*, checked: bool) -> str:
-    """A study in which the server adds a vector of its own to round 2's sum, and goes on as if it were the sum."""
-    with world() as copy, contextlib.ExitStack() as stack:
-        stack.enter_context(alter(TRAIN, 12_345))
-        if not checked:
-            stack.enter_context(unchecked())
-        grid, case = prepare(copy, make_draft())
-        try:
-            verify(conduct(grid, case))
-        except FoedusError as error:
-            return f"{code_of(error)}: {error.message[:120]}"
-    return ""
-
-
-def corrupted_sum() -> Outcome:
-    why = _corrupt_run(checked=True)
-    weak = _corrupt_run(checked=False) if has_check_value() else why
-    pending = (
-        ""
-        if has_check_value()
-        else "no check value yet (Silo.verify_sum): written against protocol version 2"
-    )
-    return Outcome(
-        why != "",
-        f"12,345 added to every number of a training sum: {why or 'unnoticed; the study finished and its evidence verified'}",
-        weak == "",
-        "silos that do not verify the sum: " + (weak or "unnoticed, evidence verified"),
-        pending,
-    )
-
-
-def _other_weights() -> tuple[str, bool]:
-    """In one training round a single node gets another model than the rest."""
-
-    def swap(number: int, kind: str, message: Message) -> bool:
-        record = message.content.config_records.get(m.RECORD)
-        if kind == "query.vector" and number == 100 and record is not None:
-            body = json.loads(bytes(record["body"]))
-            if body["round"] == TRAIN + 1:
-                weights = np.frombuffer(bytes(record["data"]), "<f8") + 3.0
-                record["data"] = weights.astype("<f8").tobytes()
-                swapped.append(True)
-        return False
-
-    swapped: list[bool] = []
-    outs: list[str] = []
-    with world() as copy:
-        grid, case = prepare(
-            copy,
-            make_draft(),
-            drop=swap,
-            note=lambda kind, data: outs.append(str(data)) if kind == "silo-out" else None,
-        )
-        try:
-            conduct(grid, case)
-        except FoedusError as error:
-            return f"{code_of(error)}: {error.message[:100]}", bool(swapped)
-        return "; ".join(outs), bool(swapped)
-
-
-def other_weights() -> Outcome:
-    why, swapped = _other_weights()
-    pending = (
-        ""
-        if has_check_value()
-        else "nodes do not recompute the model yet: written against protocol version 2"
-    )
-    weak, weak_swapped = why, swapped
-    if has_check_value():
-        with unchecked():
-            weak, weak_swapped = _other_weights()
-    return Outcome(
-        why != "" and swapped,
-        f"one node got weights that no sum gives: {why or 'it trained on them and uploaded'}",
-        weak == "" and weak_swapped,
-        "nodes that do not recompute the model: " + (weak or "trained on them and uploaded"),
-        pending,
-    )
-
-
 CHECKS = [
     Check("8", "reads weights, counts or metrics in clear", "server", clear_text),
     Check("9", "changes study, treaty or clip between silos", "server + author + approvers", other_study),
     Check("10", "forges or truncates the log head", "server", forged_log),
-    Check("12", "corrupts the sum", "server", corrupted_sum),
-    Check("12b", "gives one silo another model", "server", other_weights),
 ]

@@ -13,7 +13,15 @@ import sys
 import time
 import warnings
 
-from redteam import fuzz_wire, live, outsider_attacks, study_attacks, sum_attacks
+from redteam import (
+    altered_attacks,
+    answer_attacks,
+    fuzz_wire,
+    live,
+    outsider_attacks,
+    study_attacks,
+    sum_attacks,
+)
 from redteam.checks import Check, Outcome
 from rich.console import Console
 from rich.table import Table
@@ -24,10 +32,9 @@ def _place(check: Check) -> tuple[int, str]:
     return int(digits), check.number
 
 
-CHECKS = sorted(
-    [*sum_attacks.CHECKS, *study_attacks.CHECKS, *fuzz_wire.CHECKS, *outsider_attacks.CHECKS], key=_place
-)
-_STYLES = {"held": "green", "pending": "yellow", "FELL": "bold red", "VOID": "bold red", "ERROR": "bold red"}
+_MODULES = (sum_attacks, answer_attacks, study_attacks, altered_attacks, fuzz_wire, outsider_attacks)
+CHECKS = sorted((check for module in _MODULES for check in module.CHECKS), key=_place)
+_STYLES = {"held": "green", "FELL": "bold red", "VOID": "bold red", "ERROR": "bold red"}
 
 
 def attempt(check: Check) -> tuple[Outcome, float]:
@@ -67,10 +74,9 @@ def main(arguments: list[str]) -> int:
             with console.status(f"{check.number}: {check.title}"):
                 outcome, seconds = attempt(check)
             outcomes[check.number] = outcome.word
-            seen = outcome.evidence + (f" — pending: {outcome.pending}" if outcome.word == "pending" else "")
             style = _STYLES[outcome.word]
             table.add_row(
-                check.number, check.title, check.role, f"[{style}]{outcome.word}[/]", _plain(seen),
+                check.number, check.title, check.role, f"[{style}]{outcome.word}[/]", _plain(outcome.evidence),
                 _plain(outcome.control), f"{seconds:.0f}",
             )  # fmt: skip
     finally:
