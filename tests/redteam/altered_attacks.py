@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from flwr.app import Context, Message
 from redteam.checks import Check, Outcome, tally
-from redteam.crypt import alter, code_of, unchecked
+from redteam.crypt import ALL, TARGET, Stage, alter, code_of, unbound, unchecked
 from redteam.node_support import TRAIN, VICTIM, other_weights, play, word, world
+from redteam.spy import D, Reading
 from support.nodes import Rehearsal
 from support.orders import make_draft
+from support.sums import BOUND, RING, vectors
 
 from foedus.demo.simulate import prepare
 from foedus.errors import FoedusError
@@ -20,6 +22,7 @@ from foedus.federation import messages as m
 from foedus.federation.tasks import train
 from foedus.federation.verification import verify
 from foedus.privacy.secagg.check import P
+from foedus.privacy.secagg.codec import Whole
 from foedus.server.coordinator import conduct
 
 # ── 12: a corrupted sum, or another model for one silo ───────────────────────────────────────────
@@ -175,17 +178,42 @@ def _old_models() -> dict[str, str]:
     return seen
 
 
+def _isolated() -> Reading:
+    """The victim's peers get a model on which nothing is left to learn: in a sum that opened, its vector would stand alone.
+
+    (Pasquini, Francati and Ateniese 2022, CCS.) Silos by themselves, which can't tell one model from another.
+    """
+    stage = Stage()
+    stage.set_up()
+    made = vectors(ALL, D)
+    made["s2"], made["s3"] = 0 * made["s2"], 0 * made["s3"]
+    spy = stage.spy(["s1"], made)
+    spy.own |= {(1, name): made[name] for name in ("s2", "s3")}  # what they send is known beforehand
+    for name in ALL:
+        model = ("a" if name in ("s2", "s3") else "b") * 64
+        source = Whole(made[name], BOUND)
+        spy.hear_vector(1, name, *stage.silos[name].mask(1, source, RING, task="train", model=model))
+    for name in ALL[1:]:
+        stage.ask(spy, 1, name, ALL)
+    return spy.read(1, TARGET, made[TARGET])
+
+
 def model_for_one() -> Outcome:
     said, end = _other_weights()
+    alone = _isolated()
+    with unbound():
+        weak_alone = _isolated()
     seen = _old_models()
     with unchecked():
         weak, weak_end = _other_weights()
     return Outcome(
-        said == ["MODEL_ALTERED"] and set(seen.values()) == {"MODEL_ALTERED"},
+        said == ["MODEL_ALTERED"] and set(seen.values()) == {"MODEL_ALTERED"} and not alone.broken,
         f"one node got weights that no sum gives: {', '.join(said) or 'nothing was sent'}; {end}. {len(seen)} other models "
-        f"at the real node: {tally(seen)}",
-        weak == ["trained on it and uploaded"],
-        f"a node that does not recompute the model: {', '.join(weak)}; {weak_end}",
+        f"at the real node: {tally(seen)}. Silos that did take another model than the victim, one without gradients: {alone} "
+        "of the victim's vector",
+        weak == ["trained on it and uploaded"] and weak_alone.exact == D,
+        f"a node that does not recompute the model: {', '.join(weak)}; {weak_end}; masks not bound "
+        f"to the model: {weak_alone}",
     )
 
 

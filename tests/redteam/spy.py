@@ -18,8 +18,8 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from foedus.documents import Envelope, Payload
-from foedus.privacy.secagg import client, masks, shares
-from foedus.privacy.secagg.client import Silo, pair_seed, self_seed
+from foedus.privacy.secagg import masks, shares
+from foedus.privacy.secagg.client import Silo, pair_seed, self_seed, subject
 from foedus.privacy.secagg.keys import (
     Advertisement,
     Context,
@@ -268,16 +268,10 @@ class Spy:
             secret = self.secret(number, mine, MASK)
             if secret is not None:
                 agreed = mask_agree(secret, self.public[theirs].mask[number])
-                return pair_seed(agreed, self.context, number, one, other, *self._about(number, one))
+                said = self.headers[number, one]
+                about = subject(said["task"], said["dimension"], Ring(said["bits"]), said["model"])
+                return pair_seed(agreed, self.context, number, one, other, about)
         return None
-
-    def _about(self, number: int, silo: str) -> tuple[str, ...]:
-        """What a silo's pair masks are bound to beside round and names, where they are."""
-        subject = getattr(client, "subject", None)
-        said = self.headers[number, silo]
-        if subject is None:
-            return ()
-        return (subject(said["task"], said["dimension"], Ring(said["bits"]), said["model"]),)
 
     def openable(self, number: int, members: Sequence[str]) -> bool:
         """Whether every mask on the sum over `members` is known."""
