@@ -199,14 +199,14 @@ def test_a_rounded_vector_keeps_the_norm_bound(d: int, size: float, seed: int, d
 def test_a_rounding_that_passes_the_norm_bound_is_not_sent() -> None:
     """The worst dither lifts every coordinate by almost one; its chance is below 2^-40."""
 
-    class Least(EveryDither):
+    class Greatest(EveryDither):
         def take(self, count: int) -> bytes:
-            return bytes(count)
+            return b"\xff" * count
 
     grid = Grid(Ring(32), 1.0, 1.0, 10_000)
     assert grid.norm_bound < 100
     source = Fixed(np.full(10_000, 1e-3), grid)
-    source._stream = Least()  # type: ignore[assignment]
+    source._stream = Greatest()  # type: ignore[assignment]
     with pytest.raises(InputError, match="passes its bound"):
         source.chunk(0, 10_000)
 
