@@ -27,11 +27,13 @@ from .result import Partner, Result
 WIDTH = 110
 ABSENT = "—"
 KINDS = {
-    "keys": "signed public keys, one pair per round",
+    "keys": "signed public keys and commitments, one of each per round",
     "shares": "Shamir shares of the masks' secrets, encrypted for each peer",
-    "vector": "masked integers: a sum of clipped contributions, noise and masks",
-    "answer": "shares that open the sum of all survivors, and nothing else",
-    "receipt": "a signed statement of the ε paid and the audit log seen",
+    "ready": "a signed statement of who takes part",
+    "vector": "masked integers: clipped contributions, noise and masks summed, and their check value",
+    "confirm": "a signed statement of whose vectors are in the sum",
+    "answer": "parts of what opens the sum of all survivors, and nothing else",
+    "receipt": "a signed statement of the ε paid, the sums checked and the audit log seen",
     "refusal": "the code of the rule that was not met",
 }
 """Kind of message that leaves a silo, in the protocol's order -> what is in it."""

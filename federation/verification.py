@@ -7,11 +7,13 @@
 5. The audit log re-hashes to its signed head; submission, approvals and start stand in it, in this order.
 6. Every silo's keys are signed for this study and run.
 7. Every round: uploads and answers signed by the survivors, at least threshold and minimum many, over one
-   and the same set; the sum is the one the log names.
+   and the same set, for the model that is shown; the sum is the one the log names.
 8. ε, recomputed from noise and survivors, is what is claimed, and within study and treaty.
-9. The released model and metrics, recomputed from the sums, are the released ones, and signed and logged.
+9. Each round's model, recomputed from the sums, is the one that was sent; the released model and metrics
+   are the released ones, and signed and logged.
 10. The receipts, of threshold or more nodes, are signed and in the log, which so anchors the heads of their
-    ledgers; they agree on what each round cost, and saw a prefix of this very log.
+    ledgers; they agree on what each round cost, and saw a prefix of this very log; every sum is one that
+    more nodes than may collude had checked.
 
 `verify` returns a report or raises at the first thing that does not hold.
 """

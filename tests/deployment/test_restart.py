@@ -72,7 +72,7 @@ class Server:
         """SIGKILL for the command, and with `tree` for all below it; its own children."""
         assert self.process is not None
         below = _below(self.process.pid)
-        assert len(below) >= 4  # gateway, SuperLink, and below that SuperExec, ServerApp
+        assert len(below) >= 3  # gateway, SuperLink, and below that the ServerApp
         children = [pid for pid in below if _parent(pid) == self.process.pid]
         for pid in [self.process.pid, *(below if tree else [])]:
             try:

@@ -155,7 +155,7 @@ def test_a_simulation_gives_the_same_sum_noise_aside(stage: Stage, tmp_path: Pat
     assert case.sums[0].total[-1] / scale > 300  # customers: the sums are of data, not of nothing
 
 
-def test_nothing_but_the_five_messages_left_a_silo(stage: Stage) -> None:
+def test_nothing_but_the_protocols_messages_left_a_silo(stage: Stage) -> None:
     for name, path in stage.world.homes.items():
         entries = [e.record for e in AuditLog(path / "audit.db", f"foedus node {name}").entries()]
         kinds = {e["subject"] for e in entries if e["action"] == "sent"}

@@ -172,7 +172,9 @@ def test_a_whole_study_on_a_sparse_graph(forced_graph: None, tmp_path: Path) -> 
         return node == 103 and kind == "query.vector" and m.VectorRequest.read(message)[0].round == 3
 
     played = simulate(built, draft.model_copy(update={"trip_seconds": 0.3}), drop=lost)
-    assert [len(s.survivors) for s in played.case.sums] == [8, 8, 7, 7]
+    # The lost one is back with a batch, and so a graph, of its own.
+    assert [len(s.survivors) for s in played.case.sums] == [8, 8, 7, 8]
+    assert [batch.context.batch for batch in played.case.batches] == [0, 2]  # 1 was the knock
     report = verify(played.evidence, own_treaty=built.homes[victim] / "treaty.json")
     assert len(report.checks) == 10
     assert np.isfinite(report.metrics["auc"])
