@@ -29,7 +29,7 @@ from foedus.server.client import ApiClient
 from foedus.server.store import Store
 
 pytestmark = [pytest.mark.deployment, pytest.mark.timeout(400)]
-ROUNDS = 16
+ROUNDS = 10
 
 
 @dataclass
@@ -164,7 +164,7 @@ def test_killed_twice_and_started_again_it_finishes_the_same_run(tmp_path: Path)
         with server.client("dana", Role.SCIENTIST) as scientist:
             run = str(scientist.start(envelope.digest)["id"])
         events: list[Any] = []
-        for last, tree in ((3, False), (8, True)):
+        for last, tree in ((3, False), (6, True)):
             follow(server, run, events, upto=last)
             children = server.kill(tree=tree)
             with until(5) as waiting:  # nobody told them to end

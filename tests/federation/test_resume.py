@@ -10,13 +10,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from flwr.app import Message
 from support.orders import copy_of, make_draft
 from support.sums import scratch
 
 from foedus.clients.app import SiloApp
+from foedus.clients.features import Dataset, Side
 from foedus.clients.home import Home
+from foedus.clients.trainer import Trainer
 from foedus.compliance import evidence
 from foedus.compliance.auditlog.log import AuditLog
 from foedus.demo.simulate import prepare
@@ -159,6 +162,24 @@ class AuditedJournal:
 
 
 DRAFT = make_draft(rounds=1, trip_seconds=0.3)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tables_are_read_once() -> Iterator[None]:
+    """All worlds here are copies of one: the first node that asks for a side of a table reads it for all."""
+    real = Trainer.dataset
+    read: dict[tuple[Any, ...], Dataset] = {}
+
+    def dataset(trainer: Trainer, side: Side, cohort: pd.DataFrame) -> Dataset:
+        study = trainer.study
+        key = (trainer.home.party, side, str(study.split), str(study.label), *cohort["subject"])
+        if key not in read:
+            read[key] = real(trainer, side, cohort)
+        return read[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "dataset", dataset)
+        yield
 
 
 @pytest.fixture
