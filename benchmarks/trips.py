@@ -106,12 +106,10 @@ def main() -> int:
     parser.add_argument("--blocks", type=int, default=2, help="blocks of each fleet, taking turns")
     parser.add_argument("--idle", type=float, default=30.0, help="seconds over which idle cost is measured")
     parser.add_argument("--write", type=Path, help="a Markdown file for the table")
-    parser.add_argument(
-        "--quick", action="store_true", help="two nodes, one block of two trips: does it run?"
-    )
+    parser.add_argument("--quick", action="store_true", help="two nodes, one block of one trip: does it run?")
     options = parser.parse_args()
     if options.quick:
-        options.nodes, options.trips, options.blocks, options.idle = [2], 2, 1, 3.0
+        options.nodes, options.trips, options.blocks, options.idle = [2], 1, 1, 3.0
     heading = [
         f"Machine: {machine()}.",
         "",

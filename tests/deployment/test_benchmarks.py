@@ -19,7 +19,7 @@ def test_trips(tmp_path: Path) -> None:
     ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=280)
     assert ended.returncode in (0, 1), ended.stderr
     table = out.read_text()
-    rows = re.findall(r"^\| 2 \| ([\w ]+) \| 2 \| ([\d.]+) \(", table, re.MULTILINE)
+    rows = re.findall(r"^\| 2 \| ([\w ]+) \| 1 \| ([\d.]+) \(", table, re.MULTILINE)
     assert [name for name, _ in rows] == ["stock Flower", "foedus"]
     (ratio,) = re.findall(r"\*\*ratio\*\* \| \| \*\*([\d.]+)\*\* \(bar 0\.08\)", table)
     assert float(ratio) == pytest.approx(float(rows[1][1]) / float(rows[0][1]), abs=0.01)
