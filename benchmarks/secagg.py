@@ -35,7 +35,7 @@ from rich.table import Table
 ROOT = Path(__file__).parent.parent
 REPORT = ROOT / "docs" / "benchmarks" / "secagg.md"
 _SEED = 7  # of the vectors
-_MEMORY_RUNS = 3  # fresh processes a side; their growth repeats to a few pages
+_MEMORY_RUNS = 7  # fresh processes a side; their growth repeats to a few pages
 _CHUNK = 1 << 18  # bytes of keystream made at once: stays in cache, the fastest there is
 
 

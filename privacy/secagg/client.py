@@ -313,9 +313,8 @@ class Silo:
         context = self.context
         statement = Envelope(CONFIRM, confirmation(context, number, self.name, shape, survivors))
         digest = names_digest(survivors)
-        if (
-            self._journal.done(context.study, context.run, "confirm", number) != digest
-        ):  # said again, the same
+        # The same said again is the same statement.
+        if self._journal.done(context.study, context.run, "confirm", number) != digest:
             self._journal.once(context.study, context.run, "confirm", number, digest)
         return statement.signed(self.name, self._identity)
 

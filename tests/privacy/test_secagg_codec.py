@@ -332,9 +332,8 @@ def test_a_noisy_sum_in_the_narrowest_ring_does_not_wrap() -> None:
 # ── memory ───────────────────────────────────────────────────────────────────────────────────────
 
 MIB = 1 << 20
-SCRATCH = 4 * MIB
-"""What works on one chunk of 2^16 numbers: half a MiB where they are float64 or int64, a quarter as words or
-float32, a handful at a time. The lead's limit is twice this."""
+SCRATCH = 3 * MIB
+"""What works on one chunk of 2^15 numbers: some eight arrays of a quarter MiB, whatever the vector's length."""
 
 
 def peak(do: Callable[[], Any]) -> tuple[int, Any]:
