@@ -15,7 +15,8 @@ import pandas as pd
 import pyarrow as pa
 
 from ..errors import InputError
-from ..federation.study import Feature, Study, Table
+from ..federation.schema import Feature, Table
+from ..federation.study import Study
 from .sources import check_columns
 
 Floats = npt.NDArray[np.float64]

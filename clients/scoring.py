@@ -30,7 +30,8 @@ from ..compliance.treaty import Document, Treaty, explain
 from ..documents import Envelope
 from ..errors import InputError
 from ..federation import models
-from ..federation.study import Digest, Feature, Label, Model, Split, Table
+from ..federation.schema import Feature, Label, Split, Table
+from ..federation.study import Digest, Model
 from . import sources
 from .features import history, last_order, matrix
 from .home import Home

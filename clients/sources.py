@@ -15,7 +15,7 @@ from typing import Any
 import ibis
 
 from ..errors import InputError
-from ..federation.study import Split, Table
+from ..federation.schema import Split, Table
 
 KINDS = (".duckdb", ".csv", ".parquet")
 

@@ -14,7 +14,8 @@ import pandas as pd
 from foedus.demo import world
 from foedus.demo.data import Orders
 from foedus.demo.world import World
-from foedus.federation.study import Draft, DraftPrivacy, Label, Split, Training
+from foedus.federation.schema import Label, Split
+from foedus.federation.study import Draft, DraftPrivacy, Training
 from foedus.privacy.noise import Keystream
 
 PURPOSE = "dpv:ServiceOptimisation"

@@ -22,7 +22,8 @@ from foedus.compliance.treaty import (
     sign_all,
 )
 from foedus.documents import Envelope, SigningKey
-from foedus.federation.study import Draft, DraftPrivacy, Label, Study, resolve
+from foedus.federation.schema import Label
+from foedus.federation.study import Draft, DraftPrivacy, Study, resolve
 
 PURPOSE = "dpv:ServiceOptimisation"
 ORIGIN = "coordinator.example/log"
