@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Protocol
 
+import ibis
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -13,17 +16,23 @@ import pandas as pd
 from ..errors import ProtocolError
 from ..federation import models
 from ..federation.rounds import RoundPlan, curvature_shape, row_bound
+from ..federation.schema import Table
 from ..federation.study import Study
 from ..federation.tasks import evaluate, train
 from ..privacy.clipping import clipped_sum
 from ..privacy.noise import Keystream, discrete_gaussian
 from ..privacy.secagg.codec import Whole
 from ..privacy.sgd import per_customer_gradients
-from . import sources
 from .features import Dataset, Side, load
-from .home import Home
 
 Sampler = Callable[[int, int, Keystream], npt.NDArray[np.int64]]
+
+
+class Source(Protocol):
+    """Where a silo's table is: a node's `Home`, or a frame in a rehearsal."""
+
+    def orders(self, names: Table) -> AbstractContextManager[ibis.Table]:
+        """The table of this name, open for as long as the context lasts."""
 
 
 @dataclass
@@ -34,7 +43,7 @@ class Trainer:
         sampler: (sigma, size, stream) -> noise share. Only a test replaces it.
     """
 
-    home: Home
+    source: Source
     study: Study
     retention_days: int
     sampler: Sampler = discrete_gaussian
@@ -46,9 +55,7 @@ class Trainer:
         """5: features by SQL. Kept from round to round until the cohort changes."""
         key = hashlib.sha256("\n".join(cohort["subject"]).encode()).digest()
         if side not in self._cached or self._cached[side][0] != key:
-            with sources.table(
-                self.home.table, self.study.table.name, customer=self.study.table.customer
-            ) as orders:
+            with self.source.orders(self.study.table) as orders:
                 self._cached[side] = (key, load(orders, self.study, side, cohort, self.retention_days))
         return self._cached[side][1]
 
@@ -59,6 +66,13 @@ class Trainer:
             InputError: weights or data that are not finite.
         """
         stream = Keystream()
+        noisy = self.summed(plan, dataset, weights, stream) + self.sampler(plan.sigma, plan.dimension, stream)
+        return Whole(noisy, plan.bound)
+
+    def summed(
+        self, plan: RoundPlan, dataset: Dataset, weights: npt.NDArray[np.float64], stream: Keystream
+    ) -> npt.NDArray[np.int64]:
+        """6: the exact integer sum of the customers' rows, clipped and encoded, without noise. Stays here."""
         if plan.task == "curvature":
             rows = train.curvature(dataset.inputs)
             bound = curvature_shape(dataset.inputs.shape[1] + 1).bound
@@ -77,5 +91,4 @@ class Trainer:
             raise ProtocolError(
                 f"round {plan.round}: {summed.size} numbers where the study says {plan.dimension}"
             )
-        noisy = summed + self.sampler(plan.sigma, plan.dimension, stream)
-        return Whole(noisy, plan.bound)
+        return summed
