@@ -66,27 +66,34 @@ class Trainer:
             InputError: weights or data that are not finite.
         """
         stream = Keystream()
-        noisy = self.summed(plan, dataset, weights, stream) + self.sampler(plan.sigma, plan.dimension, stream)
-        return Whole(noisy, plan.bound)
+        summed = self.summed(plan, self.rows(plan, dataset, weights), stream)
+        return Whole(summed + self.sampler(plan.sigma, plan.dimension, stream), plan.bound)
 
-    def summed(
-        self, plan: RoundPlan, dataset: Dataset, weights: npt.NDArray[np.float64], stream: Keystream
-    ) -> npt.NDArray[np.int64]:
-        """6: the exact integer sum of the customers' rows, clipped and encoded, without noise. Stays here."""
+    def rows(
+        self, plan: RoundPlan, dataset: Dataset, weights: npt.NDArray[np.float64]
+    ) -> npt.NDArray[np.float64]:
+        """What each customer would add to the round's sum, not clipped yet: one row a customer."""
         if plan.task == "curvature":
-            rows = train.curvature(dataset.inputs)
-            bound = curvature_shape(dataset.inputs.shape[1] + 1).bound
-            summed = clipped_sum(rows, bound, 2**plan.scale_bits, stream)
-        elif plan.task == "train":
+            return train.curvature(dataset.inputs)
+        if plan.task == "train":
             module = models.build(self.study.model, dataset.inputs.shape[1])
             models.load(module, weights)
+            return per_customer_gradients(module, dataset.inputs, dataset.labels)
+        scores = models.scores(self.study.model, weights, dataset.inputs)
+        return evaluate.contributions(scores, dataset.labels, self.study).astype(np.float64)
+
+    def summed(
+        self, plan: RoundPlan, rows: npt.NDArray[np.float64], stream: Keystream
+    ) -> npt.NDArray[np.int64]:
+        """The exact integer sum of the rows, each clipped and encoded; without noise, so it stays here."""
+        if plan.task == "curvature":
+            bound = curvature_shape(len(self.study.features) + 1).bound
+            summed = clipped_sum(rows, bound, 2**plan.scale_bits, stream)
+        elif plan.task == "train":
             clip = self.study.training.clip
-            rows = train.contributions(per_customer_gradients(module, dataset.inputs, dataset.labels), clip)
-            summed = clipped_sum(rows, row_bound(clip), 2**plan.scale_bits, stream)
+            summed = clipped_sum(train.contributions(rows, clip), row_bound(clip), 2**plan.scale_bits, stream)
         else:
-            scores = models.scores(self.study.model, weights, dataset.inputs)
-            cells = evaluate.contributions(scores, dataset.labels, self.study)
-            summed = cells.sum(axis=0, dtype=np.int64) * 2**plan.scale_bits
+            summed = rows.astype(np.int64).sum(axis=0, dtype=np.int64) * 2**plan.scale_bits
         if summed.size != plan.dimension:
             raise ProtocolError(
                 f"round {plan.round}: {summed.size} numbers where the study says {plan.dimension}"

@@ -104,7 +104,8 @@ def test_every_silo_that_is_present_adds_its_noise_and_no_other_does(
     assert some.counts == {1: 3, 2: 4, 3: 4, 4: 4}
     assert some.survivors[1] == tuple(three)
     first, plan = min(silos), study.round(1, world.treaty)
-    missing = silos[first].trainer.summed(plan, silos[first].dataset("train"), plain.weights, HalfDither())
+    trainer, dataset = silos[first].trainer, silos[first].dataset("train")
+    missing = trainer.summed(plan, trainer.rows(plan, dataset, plain.weights), HalfDither())
     np.testing.assert_array_equal(some.totals[1], plain.totals[1] - missing + 3 * plan.sigma)
 
 
