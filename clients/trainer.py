@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +11,7 @@ import pandas as pd
 
 from ..errors import ProtocolError
 from ..federation import models
+from ..federation.modes import Sampler
 from ..federation.rounds import RoundPlan, curvature_shape, row_bound
 from ..federation.study import Study
 from ..federation.tasks import evaluate, train
@@ -23,15 +23,13 @@ from . import sources
 from .features import Dataset, Side, load
 from .home import Home
 
-Sampler = Callable[[int, int, Keystream], npt.NDArray[np.int64]]
-
 
 @dataclass
 class Trainer:
     """Works out one silo's contributions to a study.
 
     Args:
-        sampler: (sigma, size, stream) -> noise share. Only a test replaces it.
+        sampler: what draws the noise share. Only a test replaces it.
     """
 
     home: Home
@@ -77,5 +75,5 @@ class Trainer:
             raise ProtocolError(
                 f"round {plan.round}: {summed.size} numbers where the study says {plan.dimension}"
             )
-        noisy = summed + self.sampler(plan.sigma, plan.dimension, stream)
+        noisy = plan.mode.at_silo(summed, plan.sigma, self.sampler, stream)
         return Whole(noisy, plan.bound)
