@@ -8,9 +8,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from ..compliance.treaty import Document
-from ..privacy.events import DistributedDiscreteGaussian
+from ..compliance.treaty import Document, Treaty
+from ..privacy.events import DistributedDiscreteGaussian, Event
 from ..privacy.secagg.rings import Ring
+from .modes import Distributed, ModeField
 
 Task = Literal["statistics", "curvature", "train", "validate", "evaluate"]
 
@@ -23,6 +24,7 @@ class RoundPlan(Document):
 
     round: int
     task: Task
+    mode: ModeField = Distributed()
     dimension: int
     scale_bits: int
     sigma: int
@@ -34,6 +36,10 @@ class RoundPlan(Document):
     def ring(self) -> Ring:
         """Where the sum is taken."""
         return Ring(self.bits)
+
+    def cost(self, survivors: int, treaty: Treaty) -> Event:
+        """What the round did to a customer's data if so many silos were summed; see `modes`."""
+        return self.mode.event(self.sensitivity, self.sigma, self.dimension, survivors, treaty)
 
     def event(self, shares: int) -> DistributedDiscreteGaussian:
         """What was done to the data if `shares` noise shares are unknown to any adversary."""

@@ -21,6 +21,7 @@ from ..documents import Envelope, read_text
 from ..errors import InputError, Refused
 from ..privacy.accountant import ZCDP, epsilon_to_rho
 from ..privacy.secagg.rings import WIDTHS, Ring, fitting, noise_tail
+from .modes import Distributed, Mode, ModeField
 from .rounds import (
     RoundPlan,
     Shape,
@@ -135,11 +136,11 @@ class Evaluation(Document):
 class Privacy(Document):
     """What one customer pays at most, and the integers that achieve it.
 
-    `sigma_*` are standard deviations of one silo's noise share, `scale_bits_*` the fixed-point scale
+    `sigma_*` are standard deviations of one noise, that of a silo or of the server (`mode`), `scale_bits_*` the fixed-point scale
     (value × 2^bits). The modulus of each sum follows from them and the treaty: the narrowest that holds it.
     """
 
-    mode: Literal["distributed"] = "distributed"
+    mode: ModeField = Distributed()
     epsilon: float = Field(gt=0, le=100)
     delta: float = Field(gt=0, lt=1e-3)
     evaluation_share: float = Field(default=0.1, gt=0, lt=1, description="part of ρ spent on evaluation")
@@ -258,6 +259,7 @@ class Plan(Document):
 
 
 class DraftPrivacy(Document):
+    mode: ModeField = Distributed()
     epsilon: float = Field(gt=0, le=100)
     delta: float = Field(default=1e-5, gt=0, lt=1e-3)
     evaluation_share: float = Field(default=0.1, gt=0, lt=1)
@@ -287,6 +289,8 @@ class Study(Plan):
         if not 1 <= number <= self.rounds:
             raise Refused("UNKNOWN_ROUND", f"the study has rounds 1 to {self.rounds}, not {number}")
         task, own = self.tasks[number - 1], self.privacy
+        mode, sized = own.mode, treaty.overlap.max_partners_per_customer
+        mode.require(treaty)
         scale_bits, sigma = {
             "statistics": (own.scale_bits_statistics, own.sigma_statistics),
             "curvature": (own.scale_bits_curvature, own.sigma_curvature),
@@ -294,16 +298,19 @@ class Study(Plan):
             "validate": (own.scale_bits_validate, own.sigma_validate),
             "evaluate": (own.scale_bits_evaluate, own.sigma_evaluate),
         }[task]
-        shape = _shape(self, task)
+        shape = shape_of(self, task)
         return RoundPlan(
             round=number,
             task=task,
+            mode=mode,
             dimension=shape.dimension,
             scale_bits=scale_bits,
             sigma=sigma,
-            sensitivity=treaty.overlap.max_partners_per_customer * shape.sensitivity(scale_bits),
-            bits=_ring(treaty, shape, scale_bits, sigma).bits,
-            bound=math.ceil(_rows(treaty, shape, scale_bits) + noise_tail(shape.dimension) * sigma),
+            sensitivity=mode.sensitivity(shape.sensitivity(scale_bits), sized),
+            bits=_ring(treaty, shape, mode, scale_bits, sigma).bits,
+            bound=math.ceil(
+                _rows(treaty, shape, scale_bits) + noise_tail(shape.dimension) * mode.silo_sigma(sigma)
+            ),
         )
 
     def envelope(self) -> Envelope:
@@ -317,7 +324,8 @@ def parameters(model: Model, inputs: int) -> int:
     return (inputs + 1) * model.hidden + model.hidden + 1
 
 
-def _shape(plan: Plan, task: Task) -> Shape:
+def shape_of(plan: Plan, task: Task) -> Shape:
+    """One customer's row in a round of this task."""
     if task == "statistics":
         return statistics_shape(learned(plan.features), plan.scaling.cells)
     if task == "curvature":
@@ -327,11 +335,6 @@ def _shape(plan: Plan, task: Task) -> Shape:
     if task == "validate":
         return validate_shape()
     return evaluate_shape(plan.evaluation.bins)
-
-
-def least_shares(treaty: Treaty) -> int:
-    """Noise shares sure to be unknown to the adversary: t survivors less c colluders."""
-    return treaty.threshold - treaty.colluders
 
 
 def price(study: Study, treaty: Treaty, *, survivors: dict[int, int] | None = None) -> float:
@@ -344,7 +347,7 @@ def price(study: Study, treaty: Treaty, *, survivors: dict[int, int] | None = No
     accountant = ZCDP()
     for number in range(1, study.rounds + 1):
         present = (survivors or {}).get(number, treaty.threshold)
-        accountant.compose(study.round(number, treaty).event(present - treaty.colluders))
+        accountant.compose(study.round(number, treaty).cost(present, treaty))
     return accountant.epsilon(study.privacy.delta)
 
 
@@ -353,35 +356,35 @@ def _rows(treaty: Treaty, shape: Shape, scale_bits: int) -> float:
     return treaty.max_cohort * (shape.entry * 2.0**scale_bits + shape.rounded)
 
 
-def _ring(treaty: Treaty, shape: Shape, scale_bits: int, sigma: int) -> Ring:
+def _ring(treaty: Treaty, shape: Shape, mode: Mode, scale_bits: int, sigma: int) -> Ring:
     """Where the sum over all silos overflows with probability below 2^-40: rows at their largest, and noise.
 
     Raises:
         InputError: nowhere.
     """
     n = len(treaty.parties)
-    return fitting(n * _rows(treaty, shape, scale_bits), math.sqrt(n) * sigma, shape.dimension)
+    return fitting(n * _rows(treaty, shape, scale_bits), mode.spread(n) * sigma, shape.dimension)
 
 
-def _noise(treaty: Treaty, shape: Shape, rho: float, finest: int) -> tuple[int, int]:
-    """A fixed-point scale (bits), and the σ of a share that costs `rho` at it.
+def _noise(treaty: Treaty, shape: Shape, mode: Mode, rho: float, finest: int) -> tuple[int, int]:
+    """A fixed-point scale (bits), and the σ of a noise that costs `rho` at it.
 
     The finest scale in the narrowest modulus in which whole numbers ask for at most 1 % more noise than
     real ones would; if there is none, the finest scale that fits at all.
     """
     m = treaty.overlap.max_partners_per_customer
+    least = math.sqrt(2 * rho * mode.shares(treaty.threshold, treaty))
     for modulus in WIDTHS:
         for bits in range(finest, 1, -1):
             # A hair above Δ/√(2ρ·shares), so that τ (< 1e-30 at these σ) can't push the price over.
             # Never under 4, where τ is no longer negligible (ε in the dozens asks for so little noise).
-            least = math.sqrt(2 * rho * least_shares(treaty))
-            sigma = max(4, math.ceil(m * shape.sensitivity(bits) / least * (1 + 1e-9)) + 1)
+            sigma = max(4, math.ceil(mode.sensitivity(shape.sensitivity(bits), m) / least * (1 + 1e-9)) + 1)
             try:
-                fits = _ring(treaty, shape, bits, sigma).bits <= modulus
+                fits = _ring(treaty, shape, mode, bits, sigma).bits <= modulus
             except InputError:
                 continue
             if fits:
-                real = m * shape.bound * 2.0**bits / least
+                real = mode.sensitivity(shape.bound * 2.0**bits, m) / least
                 if sigma <= (1 + EXTRA_NOISE) * real or modulus == WIDTHS[-1]:
                     return bits, sigma
                 break  # a coarser scale asks for more
@@ -425,8 +428,10 @@ def resolve(draft: Draft, treaty: Treaty, treaty_digest: str, *, now: datetime |
     """Fit a draft to a treaty: choose scale and noise so that the study costs at most the draft's ε.
 
     Raises:
-        InputError: the sum would not fit the modulus.
+        InputError: the sum would not fit the modulus. Refused: see `check_against`.
     """
+    mode = draft.privacy.mode
+    mode.require(treaty)
     rho = epsilon_to_rho(draft.privacy.epsilon, draft.privacy.delta)
     parts = [
         (task, part, 20 if task in ("curvature", "train") else 8) for task, part in shares(draft).items()
@@ -434,7 +439,7 @@ def resolve(draft: Draft, treaty: Treaty, treaty_digest: str, *, now: datetime |
     noise: dict[str, Any] = {}
     for task, part, finest in parts:
         noise[f"scale_bits_{task}"], noise[f"sigma_{task}"] = _noise(
-            treaty, _shape(draft, task), rho * part, finest
+            treaty, shape_of(draft, task), mode, rho * part, finest
         )
     plan: dict[str, Any] = {name: getattr(draft, name) for name in Plan.model_fields}
     study = Study(
@@ -443,6 +448,7 @@ def resolve(draft: Draft, treaty: Treaty, treaty_digest: str, *, now: datetime |
         created=(now or datetime.now(UTC)).isoformat(timespec="seconds"),
         nonce=secrets.token_hex(16),
         privacy=Privacy(
+            mode=mode,
             epsilon=draft.privacy.epsilon,
             delta=draft.privacy.delta,
             evaluation_share=draft.privacy.evaluation_share,
@@ -458,13 +464,14 @@ def check_against(study: Study, treaty: Treaty, treaty_digest: str) -> None:
 
     Raises:
         Refused: another treaty, unknown author, purpose not permitted, ε over the cap or over what
-            the study itself declares, noise too small, or a sum that could wrap.
+            the study itself declares, a mode not permitted, noise too small, or a sum that could wrap.
     """
     if study.treaty != treaty_digest:
         raise Refused(
             "OTHER_TREATY", f"the study is under treaty {study.treaty[:12]}, not {treaty_digest[:12]}"
         )
     treaty.scientist(study.author)
+    study.privacy.mode.require(treaty)
     terms = treaty.terms(study.purpose)
     if study.privacy.delta > terms.delta:
         raise Refused("DELTA_OVER_CAP", f"δ = {study.privacy.delta:g} is over the treaty's {terms.delta:g}")

@@ -103,7 +103,7 @@ def learn_curvature(state: State, total: Integers, study: Study, silos: int) -> 
     moments[np.triu_indices(p)] = total.astype(np.float64) / scale
     moments = moments + np.triu(moments, 1).T
     customers = max(1.0, float(moments[-1, -1]))
-    noise = study.privacy.sigma_curvature / scale * np.sqrt(silos)
+    noise = study.privacy.sigma_curvature / scale * study.privacy.mode.spread(silos)
     values, vectors = np.linalg.eigh(moments / customers)
     floored = np.maximum(values, 3 * noise * np.sqrt(p) / customers + 1e-6)
     inverse = (vectors / (floored / 4 + study.training.l2)) @ vectors.T
