@@ -114,7 +114,7 @@ def score(
 ) -> None:
     """Score your own consenting customers with a released model, here; nothing leaves the machine.
 
-    The file has the columns customer and score, the probability of churning.
+    The file has the columns customer and score, the probability that the model was trained for.
 
     Example: foedus node score node model.json --as-of 2026-11-22 --out scores.csv
     """
@@ -128,7 +128,9 @@ def score(
         markup=False,
     )
     say.print(
-        f"score: the probability of no order in {scored.horizon_days} days; the last order read is of {scored.latest}"
+        f"score: the probability of {scored.meaning}"
+        + (f"; the last order read is of {scored.latest}" if scored.latest else ""),
+        markup=False,
     )
 
 

@@ -6,7 +6,7 @@ with their budgets, minimum silos and cohort, the colluders c to withstand, the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -212,11 +212,11 @@ class Treaty(Document):
         return Envelope(KIND, self.model_dump(mode="json"))
 
 
-def explain(error: ValidationError, what: str) -> InputError:
-    """Turn pydantic's error into one sentence per fault, naming the field."""
+def explain(error: ValidationError, what: str, *, tags: Collection[str] = ()) -> InputError:
+    """Turn pydantic's error into one sentence per fault, naming the field; `tags` of unions are left out of names."""
     faults = []
     for item in error.errors(include_url=False, include_input=False):
-        place = ".".join(str(part) for part in item["loc"]) or "document"
+        place = ".".join(str(part) for part in item["loc"] if part not in tags) or "document"
         faults.append(f"{place}: {item['msg'].removeprefix('Value error, ')}")
     return InputError(f"{what}: " + "; ".join(faults[:8]))
 

@@ -51,7 +51,7 @@ def demo_draft(orders: data.Orders, model: str) -> Draft:
     content = yaml.safe_load((files(__package__) / "churn.yaml").read_text(encoding="utf-8"))
     if model == "mlp":
         content["model"] = {"kind": "mlp", "hidden": 8, "seed": 0}
-        content["training"] = {"optimiser": "adam", "rounds": 24, "clip": 1.0}
+        content["training"] = {"optimiser": "adam", "rounds": 24, "clip": 0.29}
     if not orders.split_column:
         content["split"] = {"by": "hash", "salt": "foedus demo", "train": 0.8}
         content["label"] |= _dates(orders.frame, int(content["label"]["horizon_days"]))
@@ -213,7 +213,7 @@ def _result(
         "federated, distributed DP": exact_roc(benchmark.scores(final), test.labels),
         "pooled, no privacy": exact_roc(benchmark.scores(pooled), test.labels),
     }
-    recency = [i for i, f in enumerate(study.features) if f.name == "recency"]
+    recency = [i for i, f in enumerate(study.features) if f.called == "recency"]
     if recency:
         roc["recency alone"] = exact_roc(test.inputs[:, recency[0]], test.labels)
     events = [e for path in (next(world.server.rglob("lineage.jsonl")),) for e in read_events(path)]

@@ -32,7 +32,7 @@ from .rounds import (
     train_shape,
     validate_shape,
 )
-from .schema import RFM, AnyFeature, ColumnLabel, Feature, Label, Split, Table, learned, width
+from .schema import RFM, TAGS, AnyFeature, ColumnLabel, Feature, Label, Split, Table, learned, width
 
 KIND = "study"
 EXTRA_NOISE = 0.01
@@ -50,16 +50,17 @@ class Scaling(Document):
     """How features without public bounds are scaled: by quantiles of one private sum of histograms.
 
     Every such feature has a histogram over the same public grid, `cells` of equal width in asinh(x / `unit`)
-    from −`limit` to `limit`. The scale is a piecewise linear map that sends the quantiles `tail` … 1 − `tail`
-    at `knots` equal steps to equal steps from −1 to 1. `share` is the part of ρ it spends.
+    from −`limit` to `limit`; what lies beyond falls in the outer cells. With q₀ and q₁ its `tail` and 1 − `tail`
+    quantiles, the bounds are q₀ − `margin`·(q₁ − q₀) and q₁ + `margin`·(q₁ − q₀). `share` is the part of ρ it
+    spends.
     """
 
     share: float = Field(default=0.1, gt=0, lt=1)
     cells: int = Field(default=128, ge=8, le=4096)
     unit: float = Field(default=1.0, gt=0, le=1e6)
-    limit: float = Field(default=1e7, gt=0, le=1e12)
-    knots: int = Field(default=9, ge=2, le=65)
-    tail: float = Field(default=0.02, gt=0, lt=0.5)
+    limit: float = Field(default=1e6, gt=0, le=1e12)
+    tail: float = Field(default=0.03, gt=0, lt=0.5)
+    margin: float = Field(default=0.25, ge=0, le=10)
 
 
 class EarlyStopping(Document):
@@ -231,8 +232,8 @@ class Plan(Document):
 
     @property
     def learned(self) -> int:
-        """Numbers the statistics at the study's start give every node: knots of scales, weights of labels."""
-        return learned(self.features) * self.scaling.knots + 2 * self.counts_labels
+        """Numbers the statistics at the study's start give every node: two bounds a scale, weights of labels."""
+        return 2 * learned(self.features) + 2 * self.counts_labels
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -341,12 +342,13 @@ def price(study: Study, treaty: Treaty, *, survivors: dict[int, int] | None = No
     """ε per customer of the whole study at its δ.
 
     Args:
-        survivors: round → how many silos' vectors were summed; the threshold where a round is absent,
-            which is the most a round can cost.
+        survivors: round → how many silos' vectors were summed, of the rounds there were. Without it: every
+            round of the study, over the threshold of silos, which is the most it can cost.
     """
+    if survivors is None:
+        survivors = dict.fromkeys(range(1, study.rounds + 1), treaty.threshold)
     accountant = ZCDP()
-    for number in range(1, study.rounds + 1):
-        present = (survivors or {}).get(number, treaty.threshold)
+    for number, present in survivors.items():
         accountant.compose(study.round(number, treaty).cost(present, treaty))
     return accountant.epsilon(study.privacy.delta)
 
@@ -499,7 +501,7 @@ def parse(envelope: Envelope) -> Study:
     try:
         return Study.model_validate(envelope.payload)
     except ValidationError as error:
-        raise explain(error, "study") from error
+        raise explain(error, "study", tags=TAGS) from error
 
 
 def verify(envelope: Envelope, treaty: Treaty, treaty_digest: str) -> Study:
@@ -532,7 +534,7 @@ def draft_from(content: Any, what: str = "study draft") -> Draft:
     try:
         return Draft.model_validate(_plain(content))
     except ValidationError as error:
-        raise explain(error, what) from error
+        raise explain(error, what, tags=TAGS) from error
 
 
 def _plain(value: Any) -> Any:
