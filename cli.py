@@ -157,6 +157,7 @@ def sign(
     from .compliance import treaty as treaties
     from .documents import Envelope, SigningKey, read_text
     from .errors import InputError
+    from .federation.modes import cautions
 
     try:
         content = yaml.safe_load(read_text(file))
@@ -168,6 +169,8 @@ def sign(
     identity = SigningKey.load(key)
     if treaty.party(party).signing_key != identity.public:
         raise InputError(f"{key}: not the key the treaty names for {party}")
+    for caution in cautions(treaty):
+        Console(stderr=True, highlight=False).print(f"[bold red]UNSAFE:[/] {escape(caution)}")
     envelope = envelope.signed(party, identity)
     out.write_bytes(envelope.dumps())
     missing = [p.name for p in treaty.parties if p.name not in envelope.signatures]
@@ -186,7 +189,7 @@ def show(
     Example: foedus treaty show treaty.json
     """
     from .compliance import treaty as treaties
-    from .federation.modes import MODES
+    from .federation.modes import cautions
 
     envelope, treaty = treaties.load(file)
     out = Console(highlight=False)
@@ -205,8 +208,8 @@ def show(
     out.print(
         f"overlap    a person is a customer of {overlap.max_partners_per_customer} at most. {escape(overlap.attestation)}"
     )
-    for name in treaty.unsafe:
-        out.print(f"[bold red]UNSAFE[/]     studies may say `mode: {name}`. {MODES[name].caution}")
+    for caution in cautions(treaty):
+        out.print(f"[bold red]UNSAFE[/]     {escape(caution)}")
 
 
 def main(arguments: list[str] | None = None) -> Any:

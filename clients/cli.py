@@ -66,6 +66,7 @@ def check(directory: Directory) -> None:
 
     Example: foedus node check node
     """
+    from ..federation.modes import cautions
     from . import node
     from .app import SiloApp
     from .home import Home
@@ -85,6 +86,8 @@ def check(directory: Directory) -> None:
         out.print(
             f"purpose    {terms.purpose}: {people} consents in force, ε {spent:.4f} of {terms.epsilon:g} spent"
         )
+    for caution in cautions(treaty):
+        out.print(f"[bold red]UNSAFE[/]     {escape(caution)}")
     out.print(f"log head   {app.guard.log_size} entries seen")
 
 

@@ -296,6 +296,8 @@ def run_simulation(study: Path, *, orders: Path | None, silos: int, directory: P
     console = Console(highlight=False)
     steps = Steps(console)
     draft = load_draft(study)
+    if draft.privacy.mode.caution:
+        console.print(f"[bold red]{draft.privacy.mode.caution}[/]")
     with tempfile.TemporaryDirectory(prefix="foedus-simulate-") as scratch:
         root = directory.absolute() if directory is not None else Path(scratch) / "world"
         with steps.step(f"Dealing the orders to {silos} silos"):
@@ -321,7 +323,8 @@ def run_simulation(study: Path, *, orders: Path | None, silos: int, directory: P
         with steps.step("Comparing with pooled data"):
             benchmark = gather(world, report.study)
             weights = np.array(json.loads((case.out / "model.json").read_bytes())["payload"]["weights"])
-            rows = [benchmark.model_row("federated, distributed DP", weights, len(benchmark.pooled.labels))]
+            name = f"federated, {draft.privacy.mode.name} DP"
+            rows = [benchmark.model_row(name, weights, len(benchmark.pooled.labels))]
             rows += reference_rows(benchmark)[0]
         for row in rows:
             console.print(f"{row.name:28} AUC {row.auc:.4f}   PR-AUC {row.pr_auc:.4f}")
