@@ -23,17 +23,15 @@ from .ledger_lines import Row
 _BUSY_SECONDS = 30.0
 _MARK = 0x666F6C65  # "fole", in the SQLite header
 _REFUSE = "BEGIN SELECT raise(ABORT, 'append-only'); END"
+_NEXT = "(SELECT coalesce(max(number), 0) + 1 FROM line)"
 _SCHEMA = (
     "CREATE TABLE owner (population TEXT NOT NULL) STRICT",
     "CREATE TABLE line (number INTEGER PRIMARY KEY, body TEXT NOT NULL, hash TEXT NOT NULL UNIQUE) STRICT",
-    f"CREATE TRIGGER owner_insert BEFORE INSERT ON owner WHEN EXISTS (SELECT 1 FROM owner) {_REFUSE}",
+    f"CREATE TRIGGER owner_insert BEFORE INSERT ON owner WHEN EXISTS (SELECT 1 FROM owner) {_REFUSE}",  # noqa: S608 - a constant
     f"CREATE TRIGGER owner_no_update BEFORE UPDATE ON owner {_REFUSE}",
     f"CREATE TRIGGER owner_no_delete BEFORE DELETE ON owner {_REFUSE}",
     # A delete trigger does not fire for INSERT OR REPLACE, so the insert itself has to be stopped.
-    (
-        "CREATE TRIGGER line_insert BEFORE INSERT ON line WHEN NEW.number <>"
-        f" (SELECT coalesce(max(number), 0) + 1 FROM line) {_REFUSE}"
-    ),
+    f"CREATE TRIGGER line_insert BEFORE INSERT ON line WHEN NEW.number <> {_NEXT} {_REFUSE}",
     f"CREATE TRIGGER line_no_update BEFORE UPDATE ON line {_REFUSE}",
     f"CREATE TRIGGER line_no_delete BEFORE DELETE ON line {_REFUSE}",
 )
