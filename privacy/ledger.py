@@ -157,6 +157,11 @@ class Ledger:
         with self._reading() as kept:
             return kept.standing(None, None, None)
 
+    @staticmethod
+    def account() -> Accountant:
+        """A new accountant of the kind that this ledger composes with."""
+        return _accountant()
+
     @property
     def head(self) -> Head:
         """Size, last hash and write-offs."""
@@ -259,7 +264,7 @@ class Ledger:
 class _Base:
     """A total that is kept: an accountant, and the lines composed in it."""
 
-    accountant: Accountant = field(default_factory=lambda: _accountant())
+    accountant: Accountant = field(default_factory=Ledger.account)
     lines: dict[int, Line] = field(default_factory=dict)
 
 
