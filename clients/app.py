@@ -16,7 +16,6 @@ import numpy as np
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from ..compliance.auditlog.log import AuditLog
 from ..compliance.lineage import Dataset as Table
 from ..compliance.lineage import Lineage, privacy_facet
 from ..documents import Envelope, canonical
@@ -24,7 +23,6 @@ from ..errors import FoedusError, InputError, ProtocolError, Refused, Verificati
 from ..federation import messages as m
 from ..federation.modes import Sampler
 from ..federation.study import price
-from ..privacy.accountant import ZCDP
 from ..privacy.events import to_json
 from ..privacy.noise import discrete_gaussian
 from ..privacy.secagg.client import Silo
@@ -104,7 +102,7 @@ class SiloApp:
         self.home = home
         self.guard = Guard(home)
         self.journal = Journal(home.path / "journal.db")
-        self.audit = AuditLog(home.path / "audit.db", f"foedus node {home.party}")
+        self.audit = self.guard.audit
         self.lineage = Lineage(home.path / "lineage.jsonl", f"foedus://{home.party}", PRODUCER)
         self._sampler = sampler
         self._runs: dict[tuple[str, int], _Run] = {}
@@ -206,7 +204,8 @@ class SiloApp:
         )
         if earlier is None:
             self._emit(run, "START")
-        return m.KeysReply(keys=keys.to_json(), log_size=self.guard.log_size), b""
+        stated = self.guard.state_ledger()
+        return m.KeysReply(keys=keys.to_json(), ledger=stated, log_size=self.guard.log_size), b""
 
     def _shares(self, message: Message) -> tuple[m.Content, bytes]:
         request, _ = m.SharesRequest.read(message)
@@ -259,7 +258,7 @@ class SiloApp:
             masked, header = run.silo.mask(plan.round, vector, plan.ring, task=plan.task, model=digest(model))
         except BaseException:
             if self.journal.done(context.study, context.run, "upload", plan.round) is None:
-                guard.ledger.abort(ref)
+                guard.budget.abort(ref)
             raise
         run.reserved[plan.round] = ref
         # From here on it counts as uploaded: the reservation stands whatever becomes of the reply.
@@ -342,9 +341,7 @@ class SiloApp:
         self._take_sum(request.run, request.previous, data)
         permit = found[-1].permit
         delta, witness = permit.study.privacy.delta, permit.study.privacy.mode.witness
-        ledger = self.guard.ledger
-        paid = ZCDP(ledger.events(study=permit.digest)).epsilon(delta)
-        last = ledger.head
+        paid = self.guard.ledger.epsilon(delta, study=permit.digest)
         receipt = Envelope(
             RECEIPT,
             {
@@ -359,7 +356,7 @@ class SiloApp:
                     str(number): sha
                     for number, sha in self.journal.steps(permit.digest, request.run, witness).items()
                 },
-                "ledger": {"size": last.size, "hash": last.hash},
+                "ledger": self.guard.state_ledger(),
                 "log": {"size": head.size, "root": head.root.hex()},
             },
         ).signed(self.home.party, self.guard.identity)

@@ -40,6 +40,7 @@ from ..privacy.events import from_json, to_json
 from ..privacy.secagg.client import ANSWER, UPLOAD
 from ..privacy.secagg.keys import Advertisement, Context, Roster
 from ..privacy.secagg.topology import names_digest
+from . import ledger_heads
 from . import study as studies
 from .study import Study, price
 from .tasks import evaluate, train
@@ -422,8 +423,12 @@ class _Bundle:
                 checked.setdefault(int(number), set()).add(silo)
             if {e["round"] for e in told["rounds"]} > took_part:
                 raise VerificationError(f"{silo} states rounds it had no part in")
+            if logged[silo].get("ledger") != told["ledger"]:
+                raise VerificationError(f"the log has another head of {silo}'s ledger than its receipt")
             if told["epsilon"] + 1e-9 < own.epsilon(told["delta"]):
                 raise VerificationError(f"{silo}'s ledger says less than its rounds cost")
+        # All heads in the log, of other studies too: a budget that came back came back for this study as well.
+        ledger_heads.check_log(self._entries(), self._roster.key)
         # Fewer could be just those that were shown this log, and the others another one.
         if len(seen) < self.treaty.threshold:
             raise VerificationError(f"{len(seen)} receipts, {self.treaty.threshold} are needed")
