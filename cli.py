@@ -138,7 +138,8 @@ def verify(
     out.print(f"study  {report.study_digest}  {escape(report.study.title)!r}")
     out.print(f"treaty {report.treaty_digest}  {escape(report.treaty.name)!r}")
     out.print(
-        f"[bold]Everything holds:[/] ε = {report.epsilon:.4f} at δ = {report.study.privacy.delta:g} per customer"
+        f"[bold]Everything holds:[/] ε = {report.epsilon:.4f} at δ = {report.study.privacy.delta:g} per customer,"
+        f" {report.study.privacy.mode.name} noise"
     )
     if treaty is None:
         out.print(
@@ -214,6 +215,7 @@ def show(
     Example: foedus treaty show treaty.json
     """
     from .compliance import treaty as treaties
+    from .federation.modes import MODES
 
     envelope, treaty = treaties.load(file)
     out = Console(highlight=False)
@@ -232,6 +234,8 @@ def show(
     out.print(
         f"overlap    a person is a customer of {overlap.max_partners_per_customer} at most. {escape(overlap.attestation)}"
     )
+    for name in treaty.unsafe:
+        out.print(f"[bold red]UNSAFE[/]     studies may say `mode: {name}`. {MODES[name].caution}")
 
 
 def main(arguments: list[str] | None = None) -> Any:

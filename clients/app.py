@@ -22,6 +22,7 @@ from ..compliance.lineage import Lineage, privacy_facet
 from ..documents import Envelope, canonical
 from ..errors import FoedusError, InputError, ProtocolError, Refused, VerificationError
 from ..federation import messages as m
+from ..federation.modes import Sampler
 from ..federation.study import price
 from ..privacy.accountant import ZCDP
 from ..privacy.events import to_json
@@ -33,7 +34,7 @@ from .features import Side
 from .follower import Follower, digest
 from .guard import Guard, Permit
 from .home import Home
-from .trainer import Sampler, Trainer
+from .trainer import Trainer
 
 RECEIPT = "receipt"
 PRODUCER = "https://foedus.invalid/foedus-node"
@@ -48,6 +49,7 @@ _TELLABLE = frozenset(
         "DELTA_OVER_CAP",
         "EPSILON_OVER_CAP",
         "MODEL_ALTERED",
+        "MODE_NOT_PERMITTED",
         m.LOG_SIZE_UNKNOWN,
         "NOISE_TOO_SMALL",
         "NO_SET_UP",
@@ -198,6 +200,7 @@ class SiloApp:
                 "run": request.run,
                 "title": study.title,
                 "purpose": study.purpose,
+                "mode": study.privacy.mode.name,
                 "epsilon": price(study, treaty),
             },
         )
@@ -280,13 +283,17 @@ class SiloApp:
         total = plan.ring.unwrap(plan.ring.unpack(data, plan.dimension))
         if notice.round not in found.reserved:
             return
+        witness = plan.mode.witness
         try:
-            found.silo.verify_sum(notice.round, notice.survivors, total, int(notice.check))
+            if witness == "checked":
+                found.silo.verify_sum(notice.round, notice.survivors, total, int(notice.check))
+            else:
+                found.silo.take_unchecked(notice.round, notice.survivors, total)
         except VerificationError as error:
             raise Refused("SUM_ALTERED", error.message) from error
         study, name = found.permit.digest, digest(total.astype("<i8").tobytes())
-        if self.journal.done(study, run, "checked", notice.round) is None:
-            self.journal.once(study, run, "checked", notice.round, name)
+        if self.journal.done(study, run, witness, notice.round) is None:
+            self.journal.once(study, run, witness, notice.round, name)
         found.follower.advance(notice.round, total, len(notice.survivors))
 
     def _check_survivors(self, run: _Run, number: int, survivors: list[str]) -> None:
@@ -317,7 +324,7 @@ class SiloApp:
         if request.round not in run.settled:  # asked again, with fewer to answer, it costs nothing more
             plan = run.permit.study.round(request.round, self.guard.treaty)
             self.guard.settle(run.reserved[request.round], plan, request.survivors)
-            event = plan.event(len(request.survivors) - self.guard.treaty.colluders)
+            event = plan.cost(len(request.survivors), self.guard.treaty)
             run.settled[request.round] = {"round": request.round, "task": plan.task, **to_json(event)}
         reply = m.AnswerReply(
             statement=statement.to_json(),
@@ -334,7 +341,7 @@ class SiloApp:
         head = self.guard.advance_log(request.log)
         self._take_sum(request.run, request.previous, data)
         permit = found[-1].permit
-        delta = permit.study.privacy.delta
+        delta, witness = permit.study.privacy.delta, permit.study.privacy.mode.witness
         ledger = self.guard.ledger
         paid = ZCDP(ledger.events(study=permit.digest)).epsilon(delta)
         last = ledger.head
@@ -350,7 +357,7 @@ class SiloApp:
                 "delta": delta,
                 "sums": {
                     str(number): sha
-                    for number, sha in self.journal.steps(permit.digest, request.run, "checked").items()
+                    for number, sha in self.journal.steps(permit.digest, request.run, witness).items()
                 },
                 "ledger": {"size": last.size, "hash": last.hash},
                 "log": {"size": head.size, "root": head.root.hex()},
@@ -378,7 +385,7 @@ class SiloApp:
         facet = privacy_facet(
             purpose=study.purpose,
             study=run.permit.digest,
-            mode="distributed",
+            mode=study.privacy.mode.name,
             epsilon=self.guard.ledger.epsilon(study.privacy.delta, study=run.permit.digest),
             delta=study.privacy.delta,
         )

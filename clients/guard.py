@@ -171,8 +171,8 @@ class Guard:
 
     def settle(self, ref: int, plan: RoundPlan, survivors: Sequence[str]) -> None:
         """The sum was opened over `survivors`: state in the ledger what it cost with their noise in it."""
-        self.ledger.commit(ref, plan.event(len(survivors) - self.treaty.colluders))
+        self.ledger.commit(ref, plan.cost(len(survivors), self.treaty))
 
     def worst_event(self, plan: RoundPlan) -> Event:
         """A round's event when just the threshold survives."""
-        return plan.event(studies.least_shares(self.treaty))
+        return plan.cost(self.treaty.threshold, self.treaty)

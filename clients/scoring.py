@@ -30,6 +30,7 @@ from ..compliance.treaty import Document, Treaty, explain
 from ..documents import Envelope
 from ..errors import InputError
 from ..federation import models
+from ..federation.modes import ModeField
 from ..federation.schema import Feature, Label, Split, Table
 from ..federation.study import Digest, Model
 from . import sources
@@ -48,6 +49,7 @@ class ReleasedModel(Document):
     run: str
     epsilon: float
     delta: float
+    mode: ModeField
     purpose: str
     table: Table
     model: Model

@@ -118,8 +118,15 @@ class Treaty(Document):
     colluders: int = Field(ge=1, description="c: silos that may pool what they know with the server")
     overlap: Overlap
     retention_days: int = Field(default=1096, ge=1, le=1096)
+    unsafe: tuple[Literal["central"], ...] = Field(
+        default=(),
+        max_length=1,
+        description="what the parties permit though it trusts the server with their data",
+    )
 
-    @field_validator("parties", "scientists", "approvers", "approval_chain", "purposes", mode="before")
+    @field_validator(
+        "parties", "scientists", "approvers", "approval_chain", "purposes", "unsafe", mode="before"
+    )
     @classmethod
     def _lists(cls, value: object) -> object:
         return tuple(value) if isinstance(value, list) else value

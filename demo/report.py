@@ -136,7 +136,7 @@ def _parameters(result: Result) -> list[tuple[str, str]]:
         ("Model", f"{kind}; {study.parameters} weights"),
         ("Training", _settings(study.training)),
         ("Evaluation", _settings(study.evaluation)),
-        ("Noise", f"{study.privacy.mode}; σ of one silo's share: {noise}"),
+        ("Noise", f"{study.privacy.mode.name}; σ of one noise: {noise}"),
         ("Limits", f"ε ≤ {study.privacy.epsilon:g} at δ = {study.privacy.delta:g}"),
         ("Digest", result.study_digest),
     ]

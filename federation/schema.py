@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import date
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from ..compliance.treaty import Document
 
@@ -18,8 +19,8 @@ class Table(Document):
 
     name: Column = "orders"
     customer: Column = "customer"
-    date: Column = "date"
-    amount: Column = "amount"
+    date: Column = Field(default="date", description="of an order log")
+    amount: Column = Field(default="amount", description="of an order log")
 
 
 class Split(Document):
@@ -35,8 +36,8 @@ class Split(Document):
     column: Column = "panel"
 
 
-class Label(Document):
-    """Churn: a customer known before `as_of` who does not order in the `horizon_days` from it on."""
+class ChurnLabel(Document):
+    """From an order log: a customer known before `as_of` who does not order in the `horizon_days` from it on."""
 
     kind: Literal["churn"] = "churn"
     horizon_days: int = Field(default=90, ge=1, le=730)
@@ -48,6 +49,25 @@ class Label(Document):
     def _real(cls, value: str) -> str:
         date.fromisoformat(value)
         return value
+
+
+class ColumnLabel(Document):
+    """From a table of customers: whether the column holds the value `positive` (compared as text)."""
+
+    kind: Literal["column"] = "column"
+    column: Column
+    positive: str = Field(max_length=200)
+
+
+def _label_kind(value: object) -> str:
+    if isinstance(value, dict):
+        return str(value.get("kind", "churn"))
+    return str(getattr(value, "kind", "churn"))
+
+
+Label = Annotated[
+    Annotated[ChurnLabel, Tag("churn")] | Annotated[ColumnLabel, Tag("column")], Discriminator(_label_kind)
+]
 
 
 FeatureName = Literal[
@@ -64,23 +84,104 @@ FeatureName = Literal[
 ]
 
 
-class Feature(Document):
-    """One input of the model: a quantity of the order log, mapped to [−1, 1] by public bounds.
+class Quantity(Document):
+    """A number about a customer, mapped to [−1, 1]; what lies outside its bounds is clamped.
 
-    The bounds are the author's knowledge of the business, not read from data, so they cost no ε;
-    what lies outside is clamped.
+    With `upper` (and `lower`) given, the bounds are the author's knowledge of the business, not read from
+    data: they cost no ε. Without, the scale is learned by a private sum at the study's start
+    (`tasks.statistics`), which costs what `foedus study price` shows.
     """
 
-    name: FeatureName
     log: bool = False
-    lower: float = 0.0
-    upper: float = Field(gt=0)
+    lower: float | None = None
+    upper: float | None = None
+
+    @property
+    def learned(self) -> bool:
+        """Whether the scale is learned from data."""
+        return self.upper is None
+
+    @property
+    def least(self) -> float:
+        """The public lower bound."""
+        return 0.0 if self.lower is None else self.lower
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        if not 0 <= self.lower < self.upper:
+        if self.upper is None:
+            if self.lower is not None or self.log:
+                raise ValueError("lower and log go with an upper bound; without one the scale is learned")
+        elif not self.least < self.upper or (self.log and self.least < 0):
+            raise ValueError("bounds must satisfy lower < upper, and 0 ≤ lower with log")
+        return self
+
+
+class Feature(Quantity):
+    """A quantity of the order log. None is negative; the lower bound is 0 unless said otherwise."""
+
+    name: FeatureName
+
+    @model_validator(mode="after")
+    def _not_negative(self) -> Self:
+        if self.least < 0:
             raise ValueError("bounds must satisfy 0 ≤ lower < upper")
         return self
+
+
+class NumberColumn(Quantity):
+    """A column of numbers in a table of customers. `fill` stands in for a missing value; without it one is refused."""
+
+    column: Column
+    fill: float | None = None
+
+
+class CategoryColumn(Document):
+    """A column of categories: an input for each level but the first, 1 for who has it and 0 for the others.
+
+    `levels` are public knowledge, compared as text; any other value, a missing one too, counts as none of them.
+    """
+
+    column: Column
+    levels: tuple[Annotated[str, Field(max_length=200)], ...] = Field(min_length=2, max_length=200)
+
+    @field_validator("levels", mode="before")
+    @classmethod
+    def _list(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        if len(set(self.levels)) != len(self.levels):
+            raise ValueError(f"{self.column}: a level is listed twice")
+        return self
+
+
+def _feature_kind(value: object) -> str:
+    has = value.__contains__ if isinstance(value, dict) else lambda name: hasattr(value, name)
+    return "order" if has("name") else "category" if has("levels") else "number"
+
+
+AnyFeature = Annotated[
+    Annotated[Feature, Tag("order")]
+    | Annotated[NumberColumn, Tag("number")]
+    | Annotated[CategoryColumn, Tag("category")],
+    Discriminator(_feature_kind),
+]
+
+
+def quantities(features: Sequence[AnyFeature]) -> list[Feature | NumberColumn]:
+    """The features that are numbers, in order."""
+    return [f for f in features if not isinstance(f, CategoryColumn)]
+
+
+def learned(features: Sequence[AnyFeature]) -> int:
+    """How many features have their scale learned."""
+    return sum(f.learned for f in quantities(features))
+
+
+def width(features: Sequence[AnyFeature]) -> int:
+    """Number of inputs the features give a model."""
+    return sum(len(f.levels) - 1 if isinstance(f, CategoryColumn) else 1 for f in features)
 
 
 RFM: tuple[Feature, ...] = (

@@ -21,10 +21,12 @@ from flwr.serverapp import Grid
 
 from ..documents import Envelope, Payload
 from ..errors import FoedusError, ProtocolError
+from ..privacy.noise import discrete_gaussian
 from ..privacy.secagg.aggregator import Aggregator
 from ..privacy.secagg.keys import Context, Roster
 from ..privacy.secagg.rings import Integers
 from . import messages as m
+from .modes import Sampler
 from .rounds import RoundPlan
 
 Observe = Callable[[str, Mapping[str, Any]], None]
@@ -89,6 +91,7 @@ class SecureSum:
             their sum: what is not on disk then could be asked for twice, over different survivors.
         observe: called with (kind, data) as things happen.
         last: the sum opened last before this batch, to be shown to the nodes.
+        sampler: what draws the noise in the mode where the server adds it.
         pause: waits up to so many seconds for replies; a transport that can be woken passes its own.
     """
 
@@ -103,6 +106,7 @@ class SecureSum:
     observe: Observe = lambda kind, data: None
     pause: Callable[[float], None] = time.sleep
     last: Sum | None = None
+    sampler: Sampler = discrete_gaussian
     out: dict[str, Silence] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -272,7 +276,10 @@ class SecureSum:
                 break
         opened = aggregator.total(number)
         transcript = aggregator.transcript(number)
-        return Sum(plan, self.context.batch, opened.total, opened.check, survivors, transcript, data)
+        # Here and not later, so that in the central mode nothing else ever holds the exact sum. Noise is drawn
+        # anew only for a sum that was not kept, and so was shown to nobody: the checkpoint has all others.
+        total, check = plan.mode.at_server(opened.total, opened.check, plan.sigma, self.sampler)
+        return Sum(plan, self.context.batch, total, check, survivors, transcript, data)
 
     def _confirmed(self, number: int, survivors: Sequence[str]) -> list[m.Json]:
         """On a sparse graph: a quorum's word on the survivors."""

@@ -13,7 +13,7 @@
    are the released ones, and signed and logged.
 10. The receipts, of threshold or more nodes, are signed and in the log, which so anchors the heads of their
     ledgers; they agree on what each round cost, and saw a prefix of this very log; every sum is one that
-    more nodes than may collude had checked.
+    more nodes than may collude had checked (in the central mode: had been shown, on the server's word).
 
 `verify` returns a report or raises at the first thing that does not hold.
 """
@@ -344,6 +344,8 @@ class _Bundle:
             told = envelope.payload
             if (told["study"], told["run"]) != (self.study_envelope.digest, self.run):
                 raise VerificationError(f"{name} is of another study or run")
+            if told["mode"] != self.study.privacy.mode.name:
+                raise VerificationError(f"{name} claims {told['mode']} noise, the study says otherwise")
             if not abs(told["epsilon"] - self.epsilon) <= 1e-6:
                 raise VerificationError(f"{name} claims ε = {told['epsilon']}, it is {self.epsilon}")
             if name == "model.json":
@@ -371,7 +373,8 @@ class _Bundle:
             for _, e in self._mine("receipt")
             if e["details"]["run"] == self.run
         }
-        seen: set[str] = set()
+        mode = self.study.privacy.mode
+        witness, seen = mode.witness, set[str]()
         checked: dict[int, set[str]] = {}
         for document in parse_json(self._file("receipts.json")):
             envelope = Envelope.from_json(document)
@@ -392,8 +395,8 @@ class _Bundle:
             for entry in told["rounds"]:
                 number = entry["round"]
                 event = from_json({k: v for k, v in entry.items() if k not in ("round", "task")})
-                expected = self.study.round(number, self.treaty).event(
-                    len(self.survivors[number]) - self.treaty.colluders
+                expected = self.study.round(number, self.treaty).cost(
+                    len(self.survivors[number]), self.treaty
                 )
                 if to_json(event) != to_json(expected) or silo not in self.survivors[number]:
                     raise VerificationError(f"{silo} and the transcript disagree on round {number}")
@@ -402,7 +405,7 @@ class _Bundle:
             for number, sha in told["sums"].items():
                 if sha != hashlib.sha256(self._totals[int(number)].astype("<i8").tobytes()).hexdigest():
                     raise VerificationError(
-                        f"{silo} checked another sum of round {number}: the server altered it afterwards"
+                        f"{silo} {witness} another sum of round {number}: the server altered it afterwards"
                     )
                 checked.setdefault(int(number), set()).add(silo)
             if {e["round"] for e in told["rounds"]} > took_part:
@@ -412,14 +415,16 @@ class _Bundle:
         # Fewer could be just those that were shown this log, and the others another one.
         if len(seen) < self.treaty.threshold:
             raise VerificationError(f"{len(seen)} receipts, {self.treaty.threshold} are needed")
+        # In the central mode they were only shown the sums: that all were shown the same ones is what is checked.
         # More than the colluders, so that one of them at least tells the truth.
         least = min((len(checked.get(number, ())) for number in self.survivors), default=0)
         if least <= self.treaty.colluders:
             raise VerificationError(
-                f"{least} of those who signed receipts checked a sum, more than {self.treaty.colluders} must"
+                f"{least} of those who signed receipts {witness} a sum, more than {self.treaty.colluders} must"
             )
         silent = sorted({p.name for p in self.treaty.parties} - seen)
         return (
-            f"{len(seen)} nodes signed what they paid, and saw this log; every sum checked by {least} or more"
+            f"{len(seen)} nodes signed what they paid, and saw this log; every sum {mode.witnessed.format(least)}"
             + (f"; none from {', '.join(silent)}" if silent else "")
+            + (f". {mode.caution}" if mode.caution else "")
         )

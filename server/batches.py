@@ -149,6 +149,7 @@ class Batches:
             closed=closed,
             observe=case.note,
             pause=case.pause,
+            sampler=case.sampler,
         )
         return batch
 

@@ -13,8 +13,10 @@ from ..compliance.treaty import Treaty
 from ..documents import Envelope, SigningKey, b64
 from ..errors import InputError, VerificationError
 from ..federation import messages as m
+from ..federation.modes import Sampler
 from ..federation.secure_sum import SecureSum, Sum
 from ..federation.study import Study
+from ..privacy.noise import discrete_gaussian
 from .checkpoint import Checkpoint
 
 Note = Callable[[str, Mapping[str, Any]], None]
@@ -32,6 +34,7 @@ class Case:
         pause: see `SecureSum`.
         told: rounds whose event has been noted in an earlier attempt.
         patience: seconds to wait at the roll call for as many nodes as a sum needs.
+        sampler: what draws the noise in the mode where the server adds it. Only a test replaces it.
     """
 
     treaty_envelope: Envelope
@@ -50,6 +53,7 @@ class Case:
     pause: Callable[[float], None] = time.sleep
     told: frozenset[int] = frozenset()
     patience: float = 15.0
+    sampler: Sampler = discrete_gaussian
     batches: list[SecureSum] = field(default_factory=list)
     sums: list[Sum] = field(default_factory=list)
 

@@ -120,7 +120,7 @@ def _receipts(case: Case, batches: Batches) -> dict[str, Envelope]:
 def spent(case: Case) -> float:
     """ε of the rounds summed so far, by the survivors there were."""
     study, treaty = case.study, case.treaty
-    events = [study.round(s.round, treaty).event(len(s.survivors) - treaty.colluders) for s in case.sums]
+    events = [study.round(s.round, treaty).cost(len(s.survivors), treaty) for s in case.sums]
     return ZCDP(events).epsilon(study.privacy.delta)
 
 

@@ -81,8 +81,11 @@ def price(draft: Draft, treaty: TreatyFile) -> None:
     out = Console()
     out.print(table)
     out.print(
-        f"{study.rounds} rounds, {study.parameters} weights; the treaty's cap for {escape(study.purpose)} is {terms.epsilon:g}"
+        f"{study.rounds} rounds, {study.parameters} weights, {study.privacy.mode.name} noise;"
+        f" the treaty's cap for {escape(study.purpose)} is {terms.epsilon:g}"
     )
+    if study.privacy.mode.caution:
+        out.print(f"[bold red]{study.privacy.mode.caution}[/]")
 
 
 @study_app.command()
