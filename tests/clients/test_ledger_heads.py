@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.orders import copy_of, make_draft, small_world
 
+from foedus.clients.home import Home
+from foedus.compliance.auditlog.log import AuditLog
+from foedus.demo.simulate import simulate
 from foedus.documents import SigningKey
 from foedus.errors import VerificationError
 from foedus.federation import ledger_heads
 from foedus.federation.ledger_heads import Stated
-from foedus.privacy.ledger import Head
+from foedus.federation.verification import verify
+from foedus.privacy.ledger import Head, Ledger
 
 KEYS = {name: SigningKey.generate() for name in ("shop-a", "shop-b")}
 
@@ -98,3 +105,33 @@ def test_growth_is_accepted_in_any_order_of_the_log(steps: list[tuple[int, int]]
         heads.append(Stated(size=size, hash=hashed(size), write_offs=0, log=log))
     random.shuffle(heads)
     ledger_heads.check_order("shop-a", heads)
+
+
+# ── in a bundle ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_bundle_anchors_every_ledger_and_one_that_went_back_fails_its_check(tmp_path: Path) -> None:
+    draft = make_draft()
+    world = small_world(tmp_path / "world", draft)
+    log = AuditLog(world.server / "audit.db", world.treaty.coordinator.origin)
+    silo = next(iter(world.homes))
+    key = Home.load(world.homes[silo]).identity()
+
+    honest = simulate(copy_of(world, tmp_path / "honest"), draft)
+    verify(honest.evidence)
+    records = [entry.record for entry in honest.case.log.entries()]
+    set_up_entry = next(r for r in records if r["action"] == "run.set-up")
+    assert set(ledger_heads.silos_in(set_up_entry)) == set(world.homes)
+    last = {s: r for r in records if r["action"] == "receipt" for s in ledger_heads.silos_in(r)}
+    for name in world.homes:
+        public = world.treaty.party(name).signing_key
+        head = Ledger(tmp_path / "honest" / "nodes" / name / "ledger.db").head
+        assert ledger_heads.read(ledger_heads.stated_in(last[name], name), name, public).head == head
+
+    def note(kind: str, data: Mapping[str, Any]) -> None:
+        if kind == "receipts":  # a head from long ago comes to light, of a ledger that was longer then
+            stated = ledger_heads.state(Head(99, hashed(99)), silo, 1, key)
+            log.append("coordinator", "receipt", "0" * 64, {"run": "0", "silo": silo, "ledger": stated})
+
+    with pytest.raises(VerificationError, match=f"check 10.*{silo}'s ledger went back"):
+        verify(simulate(world, draft, note=note).evidence)
