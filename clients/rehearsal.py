@@ -22,16 +22,16 @@ import pyarrow as pa
 from ..compliance.consent import ConsentRegister
 from ..compliance.treaty import Treaty
 from ..errors import Abandoned, InputError
-from ..federation import models
+from ..federation.modes import Sampler
 from ..federation.rounds import RoundPlan
 from ..federation.schema import Table
 from ..federation.study import Study
 from ..federation.tasks import evaluate, train
 from ..privacy.noise import discrete_gaussian
 from ..privacy.secagg.codec import Whole
-from .features import Dataset, Side
+from .features import Raw, Side
 from .home import Home
-from .trainer import Sampler, Source, Trainer
+from .trainer import Source, Trainer, side_of
 
 Integers = npt.NDArray[np.int64]
 Hook = Callable[[RoundPlan, train.State, Integers], None]
@@ -87,14 +87,14 @@ class Silo:
     def _of(cls, source: Source, study: Study, treaty: Treaty, cohort: pd.DataFrame) -> Silo:
         return cls(Trainer(source, study, treaty.retention_days), cohort)
 
-    def dataset(self, side: Side) -> Dataset:
+    def dataset(self, side: Side) -> Raw:
         """One side of the study at this silo."""
         return self.trainer.dataset(side, self.cohort)
 
     def contribution(self, plan: RoundPlan, state: train.State, sampler: Sampler) -> Whole:
         """What the silo would mask in this round, its noise share included."""
-        dataset = self.dataset("test" if plan.task == "evaluate" else "train")
-        return replace(self.trainer, sampler=sampler).contribution(plan, dataset, state.weights)
+        dataset = self.dataset(side_of(plan))
+        return replace(self.trainer, sampler=sampler).contribution(plan, dataset, state.sent)
 
 
 @dataclass(frozen=True)
@@ -144,22 +144,25 @@ def rehearse(
     if set(silos) != set(names):
         raise InputError(f"silos {', '.join(sorted(silos))}, but the treaty's parties are {', '.join(names)}")
     needed = max(treaty.threshold, treaty.min_silos)
-    state = train.State.start(models.initial(study.model, len(study.features)))
+    state = train.State.start(study)
+    number = train.following(state, 0, study)
     metrics: evaluate.Metrics | None = None
     totals: dict[int, Integers] = {}
     survivors: dict[int, tuple[str, ...]] = {}
-    for number in range(1, study.rounds + 1):
+    while number is not None:
         plan = study.round(number, treaty)
         here = tuple(sorted(set(names if present is None else present(number))))
         if len(here) < needed:
             raise Abandoned(f"round {number}: {len(here)} silos are present, {needed} are needed")
-        total = _sum(plan, [silos[name].contribution(plan, state, sampler) for name in here])
+        exact = _sum(plan, [silos[name].contribution(plan, state, sampler) for name in here])
+        total, _ = plan.mode.at_server(exact, 0, plan.sigma, sampler)
         totals[number], survivors[number] = total, here
         if hook is not None:
             hook(plan, state, total)
         state = train.advance(state, number, total, study, len(here))
         if plan.task == "evaluate":
             metrics = evaluate.metrics(total, study, len(here))
+        number = train.following(state, number, study)
     if metrics is None:
         raise InputError("a study has at least one round of each kind")
     return Outcome(state, metrics, totals, survivors)
