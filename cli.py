@@ -11,7 +11,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from .clients.cli import consent_app, ledger_app, node_app
+from .clients.cli import consent_app, node_app
+from .clients.ledger_cli import ledger_app
 from .errors import FoedusError
 from .server.cli import server_app, study_app
 from .server.log_cli import log_app
@@ -186,6 +187,7 @@ def sign(
     from .compliance import treaty as treaties
     from .documents import Envelope, SigningKey, read_text
     from .errors import InputError
+    from .federation.modes import cautions
 
     try:
         content = yaml.safe_load(read_text(file))
@@ -197,6 +199,8 @@ def sign(
     identity = SigningKey.load(key)
     if treaty.party(party).signing_key != identity.public:
         raise InputError(f"{key}: not the key the treaty names for {party}")
+    for caution in cautions(treaty):
+        Console(stderr=True, highlight=False).print(f"[bold red]UNSAFE:[/] {escape(caution)}")
     envelope = envelope.signed(party, identity)
     out.write_bytes(envelope.dumps())
     missing = [p.name for p in treaty.parties if p.name not in envelope.signatures]
@@ -215,7 +219,7 @@ def show(
     Example: foedus treaty show treaty.json
     """
     from .compliance import treaty as treaties
-    from .federation.modes import MODES
+    from .federation.modes import cautions
 
     envelope, treaty = treaties.load(file)
     out = Console(highlight=False)
@@ -234,8 +238,8 @@ def show(
     out.print(
         f"overlap    a person is a customer of {overlap.max_partners_per_customer} at most. {escape(overlap.attestation)}"
     )
-    for name in treaty.unsafe:
-        out.print(f"[bold red]UNSAFE[/]     studies may say `mode: {name}`. {MODES[name].caution}")
+    for caution in cautions(treaty):
+        out.print(f"[bold red]UNSAFE[/]     {escape(caution)}")
 
 
 def main(arguments: list[str] | None = None) -> Any:

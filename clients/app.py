@@ -16,7 +16,6 @@ import numpy as np
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from ..compliance.auditlog.log import AuditLog
 from ..compliance.lineage import Dataset as Table
 from ..compliance.lineage import Lineage, privacy_facet
 from ..documents import Envelope, canonical
@@ -24,17 +23,16 @@ from ..errors import FoedusError, InputError, ProtocolError, Refused, Verificati
 from ..federation import messages as m
 from ..federation.modes import Sampler
 from ..federation.study import price
-from ..privacy.accountant import ZCDP
 from ..privacy.events import to_json
 from ..privacy.noise import discrete_gaussian
 from ..privacy.secagg.client import Silo
 from ..privacy.secagg.journal import Journal
 from ..privacy.secagg.keys import Context as BatchContext
-from .features import Side
+from .features import SIDES
 from .follower import Follower, digest
 from .guard import Guard, Permit
 from .home import Home
-from .trainer import Trainer
+from .trainer import Trainer, side_of
 
 RECEIPT = "receipt"
 PRODUCER = "https://foedus.invalid/foedus-node"
@@ -104,7 +102,7 @@ class SiloApp:
         self.home = home
         self.guard = Guard(home)
         self.journal = Journal(home.path / "journal.db")
-        self.audit = AuditLog(home.path / "audit.db", f"foedus node {home.party}")
+        self.audit = self.guard.audit
         self.lineage = Lineage(home.path / "lineage.jsonl", f"foedus://{home.party}", PRODUCER)
         self._sampler = sampler
         self._runs: dict[tuple[str, int], _Run] = {}
@@ -185,8 +183,8 @@ class SiloApp:
             else earlier.trainer
         )
         # A first look at the cohort, so that a table that can't serve is refused before keys are made.
-        self.guard.check_size(len(trainer.dataset("train", self.guard.cohort(permit)).customers))
-        self.guard.check_size(len(trainer.dataset("test", self.guard.cohort(permit)).customers))
+        for side in sorted({SIDES[task] for task in study.tasks}):
+            self.guard.check_size(trainer.dataset(side, self.guard.cohort(permit)).size)
         keys = silo.advertise()
         follower = Follower(study) if earlier is None else earlier.follower
         lineage = uuid4() if earlier is None else earlier.lineage_id
@@ -206,7 +204,8 @@ class SiloApp:
         )
         if earlier is None:
             self._emit(run, "START")
-        return m.KeysReply(keys=keys.to_json(), log_size=self.guard.log_size), b""
+        stated = self.guard.state_ledger()
+        return m.KeysReply(keys=keys.to_json(), ledger=stated, log_size=self.guard.log_size), b""
 
     def _shares(self, message: Message) -> tuple[m.Content, bytes]:
         request, _ = m.SharesRequest.read(message)
@@ -225,10 +224,10 @@ class SiloApp:
         run = self._run(request.run, request.batch)
         guard, permit = self.guard, run.permit
         plan = permit.study.round(request.round, guard.treaty)
-        model, rest = data[: 8 * permit.study.parameters], data[8 * permit.study.parameters :]
-        if len(model) != 8 * permit.study.parameters or (rest and request.previous is None):
+        model, rest = data[: 8 * permit.study.sent], data[8 * permit.study.sent :]
+        if len(model) != 8 * permit.study.sent or (rest and request.previous is None):
             raise ProtocolError(f"round {plan.round}: the model has the wrong size")
-        weights = np.frombuffer(model, "<f8").astype(np.float64)
+        sent = np.frombuffer(model, "<f8").astype(np.float64)
         context = run.silo.context
         question, given = digest(model), run.given
         if given is not None and (given.round, given.question) == (plan.round, question):
@@ -246,20 +245,20 @@ class SiloApp:
         if request.ready is not None:
             run.silo.take_ready(_by_silo(request.ready))
         self._take_sum(request.run, request.previous, rest)
-        if not np.isfinite(weights).all():  # also where the round does not look at them
+        if not np.isfinite(sent).all():  # also where the round does not look at them
             raise InputError(f"round {plan.round}: the model is not finite")
-        run.follower.check(plan.round, weights)
+        run.follower.check(plan.round, sent)
         cohort = guard.cohort(permit)  # 3
-        side: Side = "test" if plan.task == "evaluate" else "train"
+        side = side_of(plan)
         ref = guard.reserve(permit, plan)  # 4
         try:
             dataset = run.trainer.dataset(side, cohort)  # 5
-            guard.check_size(len(dataset.customers))
-            vector = run.trainer.contribution(plan, dataset, weights)  # 6, 7
+            guard.check_size(dataset.size)
+            vector = run.trainer.contribution(plan, dataset, sent)  # 6, 7
             masked, header = run.silo.mask(plan.round, vector, plan.ring, task=plan.task, model=digest(model))
         except BaseException:
             if self.journal.done(context.study, context.run, "upload", plan.round) is None:
-                guard.ledger.abort(ref)
+                guard.budget.abort(ref)
             raise
         run.reserved[plan.round] = ref
         # From here on it counts as uploaded: the reservation stands whatever becomes of the reply.
@@ -342,9 +341,7 @@ class SiloApp:
         self._take_sum(request.run, request.previous, data)
         permit = found[-1].permit
         delta, witness = permit.study.privacy.delta, permit.study.privacy.mode.witness
-        ledger = self.guard.ledger
-        paid = ZCDP(ledger.events(study=permit.digest)).epsilon(delta)
-        last = ledger.head
+        paid = self.guard.ledger.epsilon(delta, study=permit.digest)
         receipt = Envelope(
             RECEIPT,
             {
@@ -359,7 +356,7 @@ class SiloApp:
                     str(number): sha
                     for number, sha in self.journal.steps(permit.digest, request.run, witness).items()
                 },
-                "ledger": {"size": last.size, "hash": last.hash},
+                "ledger": self.guard.state_ledger(),
                 "log": {"size": head.size, "root": head.root.hex()},
             },
         ).signed(self.home.party, self.guard.identity)

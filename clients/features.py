@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import cached_property
@@ -16,8 +17,8 @@ import pyarrow as pa
 
 from ..errors import InputError
 from ..federation.rounds import Task
-from ..federation.schema import CategoryColumn, ChurnLabel, ColumnLabel, NumberColumn, Table
-from ..federation.study import Plan, Study
+from ..federation.schema import AnyFeature, CategoryColumn, ChurnLabel, ColumnLabel, NumberColumn, Table
+from ..federation.study import Study
 from ..federation.tasks import statistics
 from .sources import check_columns, require
 
@@ -181,7 +182,8 @@ def load(
     if learned is None and study.learned:
         raise InputError("this study learns its scales: they are known once its statistics are")
     told = statistics.initial(study) if learned is None else learned
-    return Dataset(raw.customers, statistics.inputs(raw.values, raw.codes, study, told), raw.labels)
+    inputs = statistics.inputs(raw.values, raw.codes, study.features, told)
+    return Dataset(raw.customers, inputs, raw.labels)
 
 
 def load_raw(orders: ibis.Table, study: Study, side: Side, cohort: pd.DataFrame, retention_days: int) -> Raw:
@@ -198,7 +200,9 @@ def load_raw(orders: ibis.Table, study: Study, side: Side, cohort: pd.DataFrame,
         frame = quantities(orders, study, as_of, cohort, retention_days).to_pyarrow().to_pandas()
     frame = frame[_on_side(orders, frame["customer"], study, side)]
     customers = frame["customer"].to_numpy(dtype=np.str_)
-    return Raw(customers, *measured(frame, study, study.table), frame["churned"].to_numpy(dtype=np.int64))
+    return Raw(
+        customers, *measured(frame, study.features, study.table), frame["churned"].to_numpy(dtype=np.int64)
+    )
 
 
 def _on_side(
@@ -223,49 +227,68 @@ def _on_side(
     return np.array(on, dtype=bool)
 
 
-def _customers(table: ibis.Table, study: Study, cohort: pd.DataFrame) -> pd.DataFrame:
-    """The columns of a study of a table of customers, by customer; a customer may have several rows."""
+_CUSTOMER = "customer·"  # no study can name a column so
+
+
+def _customers(found: ibis.Table, study: Study, cohort: pd.DataFrame) -> pd.DataFrame:
+    """The columns of a study of a table of customers, and the label `churned` beside them."""
     names, label = study.table, study.label
     if not isinstance(label, ColumnLabel):
         raise InputError("a table of customers is read for a label of kind column")
-    wanted = {f.column: f.column for f in study.features if isinstance(f, NumberColumn | CategoryColumn)}
-    needed = {"customer": names.customer, "label": label.column, **{f"feature {c}": c for c in wanted}}
+    needed = {"label": label.column}
     if study.split.by == "column":
         needed["split"] = study.split.column
-    require(table, names, needed)
-    consenting = ibis.memtable(pa.table({"subject": pa.array(cohort["subject"].tolist(), pa.string())}))
-    rows = table.semi_join(consenting, table[names.customer].cast("string") == consenting.subject)
-    said = rows[label.column]
-    if (unsaid := rows.filter(said.isnull()).count().to_pyarrow().as_py()) > 0:
+    require(found, names, needed)
+    frame = columns(found, names, study.features, cohort, also=(label.column,))
+    said = frame.pop(label.column)
+    if unsaid := int(said.isna().sum()):
         raise InputError(
             f"the label {label.column!r} is missing in {unsaid} rows",
-            remedy="complete or leave out those rows",
+            remedy="complete those rows, or leave them out of the table",
         )
+    return frame.assign(churned=(said.astype(str) == label.positive).astype(np.int64))
+
+
+def columns(
+    found: ibis.Table,
+    names: Table,
+    features: Sequence[AnyFeature],
+    cohort: pd.DataFrame,
+    *,
+    also: Sequence[str] = (),
+) -> pd.DataFrame:
+    """The features' columns of a table of customers, of those in `cohort`, by `customer`, who may have several rows.
+
+    Args:
+        also: columns wanted beside them, as text.
+    """
+    wanted = sorted({f.called for f in features} | set(also))
+    require(found, names, {"customer": names.customer, **{f"feature {c}": c for c in wanted}})
+    consenting = ibis.memtable(pa.table({"subject": pa.array(cohort["subject"].tolist(), pa.string())}))
+    rows = found.semi_join(consenting, found[names.customer].cast("string") == consenting.subject)
     chosen = rows.select(
-        customer=rows[names.customer].cast("string"),
-        churned=(said.cast("string") == label.positive).cast("int64"),
-        **{f"column {c}": rows[c] for c in wanted},
+        **{_CUSTOMER: rows[names.customer].cast("string")},
+        **{c: rows[c].cast("string") if c in also else rows[c] for c in wanted},
     )
-    frame: pd.DataFrame = chosen.order_by("customer").to_pyarrow().to_pandas()
-    return frame.rename(columns={f"column {c}": c for c in wanted})
+    frame: pd.DataFrame = chosen.order_by(_CUSTOMER).to_pyarrow().to_pandas()
+    return frame.rename(columns={_CUSTOMER: "customer"})
 
 
-def measured(frame: pd.DataFrame, study: Plan, names: Table) -> tuple[Floats, Integers]:
+def measured(frame: pd.DataFrame, features: Sequence[AnyFeature], names: Table) -> tuple[Floats, Integers]:
     """Quantities and categories of a frame, a row for each of its: see `Raw`.
 
     Raises:
         InputError: missing or infinite numbers.
     """
     values, codes = [], []
-    for feature in study.features:
+    for feature in features:
         if isinstance(feature, CategoryColumn):
             known = {level: place for place, level in enumerate(feature.levels)}
             codes.append(np.array([known.get(str(v), -1) for v in frame[feature.column]], np.int64))
             continue
-        of_column = isinstance(feature, NumberColumn)
-        name = feature.column if of_column else feature.name
+        name, of_column = feature.called, isinstance(feature, NumberColumn)
         numbers = pd.to_numeric(frame[name], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-        if of_column and feature.fill is not None:
+        if isinstance(feature, NumberColumn) and feature.fill is not None:
             numbers = np.where(np.isnan(numbers), feature.fill, numbers)
         if not np.isfinite(numbers).all():
             where = f"the column {name!r}" if of_column else f"{names.amount!r} and {names.date!r}"

@@ -117,7 +117,7 @@ class Trainer:
         key = learned.tobytes()
         kept = self._inputs.get(id(dataset))
         if kept is None or kept[0] is not dataset or kept[1] != key:
-            inputs = statistics.inputs(dataset.values, dataset.codes, self.study, learned)
+            inputs = statistics.inputs(dataset.values, dataset.codes, self.study.features, learned)
             kept = self._inputs[id(dataset)] = (dataset, key, inputs)
         return kept[2]
 

@@ -195,6 +195,14 @@ class Central:
 MODES: dict[str, Mode] = {mode.name: mode for mode in (Distributed(), Local(), Central())}
 
 
+def cautions(treaty: Treaty) -> list[str]:
+    """What must be told of what a treaty permits: a sentence for each mode it lists as unsafe."""
+    return [
+        f"{treaty.name!r} permits studies with `mode: {name}`. {MODES[name].caution}"
+        for name in treaty.unsafe
+    ]
+
+
 def _parse(value: object) -> Mode:
     known = value if isinstance(value, str) else getattr(value, "name", None)
     if isinstance(known, str) and known in MODES and value in (known, MODES[known]):

@@ -60,13 +60,26 @@ class ColumnLabel(Document):
 
 
 def _label_kind(value: object) -> str:
-    if isinstance(value, dict):
-        return str(value.get("kind", "churn"))
-    return str(getattr(value, "kind", "churn"))
+    kind = value.get("kind", "churn") if isinstance(value, dict) else getattr(value, "kind", "churn")
+    return "column label" if kind == "column" else str(kind)
 
+
+def question(label: ChurnLabel | ColumnLabel) -> str:
+    """What the label asks, in words."""
+    if isinstance(label, ColumnLabel):
+        return f"{label.column} is {label.positive!r}"
+    return (
+        f"churn: no order within {label.horizon_days} days from {label.train_as_of} on to train, "
+        f"from {label.test_as_of} on to test"
+    )
+
+
+TAGS = frozenset({"churn", "column label", "order", "number", "category"})
+"""What pydantic calls the kinds of labels and features in its errors."""
 
 Label = Annotated[
-    Annotated[ChurnLabel, Tag("churn")] | Annotated[ColumnLabel, Tag("column")], Discriminator(_label_kind)
+    Annotated[ChurnLabel, Tag("churn")] | Annotated[ColumnLabel, Tag("column label")],
+    Discriminator(_label_kind),
 ]
 
 
@@ -97,6 +110,11 @@ class Quantity(Document):
     upper: float | None = None
 
     @property
+    def called(self) -> str:
+        """What the quantity is called."""
+        raise NotImplementedError
+
+    @property
     def learned(self) -> bool:
         """Whether the scale is learned from data."""
         return self.upper is None
@@ -121,6 +139,10 @@ class Feature(Quantity):
 
     name: FeatureName
 
+    @property
+    def called(self) -> str:
+        return self.name
+
     @model_validator(mode="after")
     def _not_negative(self) -> Self:
         if self.least < 0:
@@ -134,6 +156,10 @@ class NumberColumn(Quantity):
     column: Column
     fill: float | None = None
 
+    @property
+    def called(self) -> str:
+        return self.column
+
 
 class CategoryColumn(Document):
     """A column of categories: an input for each level but the first, 1 for who has it and 0 for the others.
@@ -143,6 +169,11 @@ class CategoryColumn(Document):
 
     column: Column
     levels: tuple[Annotated[str, Field(max_length=200)], ...] = Field(min_length=2, max_length=200)
+
+    @property
+    def called(self) -> str:
+        """What the column is called."""
+        return self.column
 
     @field_validator("levels", mode="before")
     @classmethod

@@ -93,6 +93,7 @@ class SecureSum:
         last: the sum opened last before this batch, to be shown to the nodes.
         sampler: what draws the noise in the mode where the server adds it.
         pause: waits up to so many seconds for replies; a transport that can be woken passes its own.
+        ledger: judges and keeps the head of its ledger that a silo states; it raises, and the silo is out.
     """
 
     grid: Grid
@@ -105,6 +106,7 @@ class SecureSum:
     closed: Closed = lambda number: None
     observe: Observe = lambda kind, data: None
     pause: Callable[[float], None] = time.sleep
+    ledger: Callable[[str, m.Json | None], None] = lambda silo, stated: None
     last: Sum | None = None
     sampler: Sampler = discrete_gaussian
     out: dict[str, Silence] = field(default_factory=dict)
@@ -311,9 +313,11 @@ class SecureSum:
         told = {name: envelope.payload.get(name) for name in ("silo", "study", "run")}
         if told != {"silo": silo, "study": self.context.study, "run": self.context.run}:
             raise ProtocolError(f"the receipt of {silo} is of another silo, study or run")
+        self.ledger(silo, envelope.payload.get("ledger"))
         found[silo] = envelope
 
     def _add_keys(self, silo: str, reply: m.KeysReply) -> None:
+        self.ledger(silo, reply.ledger)
         self.aggregator.add_advertisement(silo, Envelope.from_json(reply.keys))
 
     def _add_boxes(self, silo: str, reply: m.SharesReply) -> None:

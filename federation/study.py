@@ -32,7 +32,7 @@ from .rounds import (
     train_shape,
     validate_shape,
 )
-from .schema import RFM, AnyFeature, ColumnLabel, Feature, Label, Split, Table, learned, width
+from .schema import RFM, TAGS, AnyFeature, ColumnLabel, Feature, Label, Split, Table, learned, width
 
 KIND = "study"
 EXTRA_NOISE = 0.01
@@ -43,6 +43,7 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 class Model(Document):
     kind: Literal["logistic_regression", "mlp"] = "logistic_regression"
     hidden: int = Field(default=16, ge=1, le=1024, description="width of the MLP's one hidden layer")
+    skip: bool = Field(default=True, description="whether the MLP adds a linear function of its inputs")
     seed: int = Field(default=0, ge=0, lt=2**31, description="seed of the initial weights")
 
 
@@ -50,16 +51,17 @@ class Scaling(Document):
     """How features without public bounds are scaled: by quantiles of one private sum of histograms.
 
     Every such feature has a histogram over the same public grid, `cells` of equal width in asinh(x / `unit`)
-    from −`limit` to `limit`. The scale is a piecewise linear map that sends the quantiles `tail` … 1 − `tail`
-    at `knots` equal steps to equal steps from −1 to 1. `share` is the part of ρ it spends.
+    from −`limit` to `limit`; what lies beyond falls in the outer cells. With q₀ and q₁ its `tail` and 1 − `tail`
+    quantiles, the bounds are q₀ − `margin`·(q₁ − q₀) and q₁ + `margin`·(q₁ − q₀). `share` is the part of ρ it
+    spends.
     """
 
     share: float = Field(default=0.1, gt=0, lt=1)
     cells: int = Field(default=128, ge=8, le=4096)
     unit: float = Field(default=1.0, gt=0, le=1e6)
-    limit: float = Field(default=1e7, gt=0, le=1e12)
-    knots: int = Field(default=9, ge=2, le=65)
-    tail: float = Field(default=0.02, gt=0, lt=0.5)
+    limit: float = Field(default=1e6, gt=0, le=1e12)
+    tail: float = Field(default=0.03, gt=0, lt=0.5)
+    margin: float = Field(default=0.25, ge=0, le=10)
 
 
 class EarlyStopping(Document):
@@ -82,17 +84,17 @@ class Training(Document):
     `fixed_hessian` (logistic regression only) first spends one more round, and `curvature_share` of ρ, on
     the inputs' second moments, and then takes Newton-like steps by Böhning and Lindsay's bound of the
     Hessian (1988): it converges for every `learning_rate` below 2, with nothing to tune. `adam` (Kingma
-    and Ba 2015) serves any model. Left out, the learning rate is 1 for the first and 0.1 for the second.
+    and Ba 2015) serves any model. Its rate falls along a cosine to a tenth. Left out, the learning rate is 1 for the first and 0.1 for the second.
     """
 
     optimiser: Literal["fixed_hessian", "adam"] = "fixed_hessian"
-    rounds: int = Field(default=5, ge=1, le=500)
+    rounds: int = Field(ge=1, le=500, description="5 by default, 120 for adam")
     learning_rate: float | None = Field(default=None, gt=0, le=1000)
     curvature_share: float = Field(default=0.25, gt=0, lt=1)
     curvature_clip: float = Field(
         default=0.5, gt=0, le=1, description="L2 bound of (inputs, 1), in √(inputs + 1)"
     )
-    l2: float = Field(default=1e-4, ge=0, le=1)
+    l2: float = Field(ge=0, le=1, description="1e-4 by default, 1e-3 for adam")
     clip: float = Field(
         default=0.3, gt=0, le=1000, description="L2 bound of one customer's gradient, in √(inputs + 1)"
     )
@@ -100,6 +102,14 @@ class Training(Document):
         default="none", description="balanced: both labels weigh the same in all; their counts are paid for"
     )
     early_stopping: EarlyStopping | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        rounds, l2 = (120, 1e-3) if value.get("optimiser") == "adam" else (5, 1e-4)
+        return {"rounds": rounds, "l2": l2, **value}
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -174,7 +184,7 @@ class Plan(Document):
     features: tuple[AnyFeature, ...] = Field(default=RFM, min_length=1, max_length=64)
     scaling: Scaling = Scaling()
     model: Model = Model()
-    training: Training = Training()
+    training: Training = Training.model_validate({})
     evaluation: Evaluation = Evaluation()
     release: Release = Release()
     trip_seconds: float = Field(default=20.0, ge=0.05, le=3600, description="deadline of one trip")
@@ -231,8 +241,8 @@ class Plan(Document):
 
     @property
     def learned(self) -> int:
-        """Numbers the statistics at the study's start give every node: knots of scales, weights of labels."""
-        return learned(self.features) * self.scaling.knots + 2 * self.counts_labels
+        """Numbers the statistics at the study's start give every node: two bounds a scale, weights of labels."""
+        return 2 * learned(self.features) + 2 * self.counts_labels
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -321,7 +331,7 @@ def parameters(model: Model, inputs: int) -> int:
     """Number of weights of a model on so many inputs."""
     if model.kind == "logistic_regression":
         return inputs + 1
-    return (inputs + 1) * model.hidden + model.hidden + 1
+    return (inputs + 1) * model.hidden + model.hidden + 1 + (inputs if model.skip else 0)
 
 
 def shape_of(plan: Plan, task: Task) -> Shape:
@@ -341,12 +351,13 @@ def price(study: Study, treaty: Treaty, *, survivors: dict[int, int] | None = No
     """ε per customer of the whole study at its δ.
 
     Args:
-        survivors: round → how many silos' vectors were summed; the threshold where a round is absent,
-            which is the most a round can cost.
+        survivors: round → how many silos' vectors were summed, of the rounds there were. Without it: every
+            round of the study, over the threshold of silos, which is the most it can cost.
     """
+    if survivors is None:
+        survivors = dict.fromkeys(range(1, study.rounds + 1), treaty.threshold)
     accountant = ZCDP()
-    for number in range(1, study.rounds + 1):
-        present = (survivors or {}).get(number, treaty.threshold)
+    for number, present in survivors.items():
         accountant.compose(study.round(number, treaty).cost(present, treaty))
     return accountant.epsilon(study.privacy.delta)
 
@@ -499,7 +510,7 @@ def parse(envelope: Envelope) -> Study:
     try:
         return Study.model_validate(envelope.payload)
     except ValidationError as error:
-        raise explain(error, "study") from error
+        raise explain(error, "study", tags=TAGS) from error
 
 
 def verify(envelope: Envelope, treaty: Treaty, treaty_digest: str) -> Study:
@@ -532,7 +543,7 @@ def draft_from(content: Any, what: str = "study draft") -> Draft:
     try:
         return Draft.model_validate(_plain(content))
     except ValidationError as error:
-        raise explain(error, what) from error
+        raise explain(error, what, tags=TAGS) from error
 
 
 def _plain(value: Any) -> Any:

@@ -12,8 +12,9 @@
 9. Each round's model, recomputed from the sums, is the one that was sent; the released model and metrics
    are the released ones, and signed and logged.
 10. The receipts, of threshold or more nodes, are signed and in the log, which so anchors the heads of their
-    ledgers; they agree on what each round cost, and saw a prefix of this very log; every sum is one that
-    more nodes than may collude had checked (in the central mode: had been shown, on the server's word).
+    ledgers, none of which went back; they agree on what each round cost, and saw a prefix of this very log;
+    every sum is one that more nodes than may collude had checked (in the central mode: had been shown, on the
+    server's word).
 
 `verify` returns a report or raises at the first thing that does not hold.
 """
@@ -40,7 +41,7 @@ from ..privacy.events import from_json, to_json
 from ..privacy.secagg.client import ANSWER, UPLOAD
 from ..privacy.secagg.keys import Advertisement, Context, Roster
 from ..privacy.secagg.topology import names_digest
-from . import models
+from . import ledger_heads
 from . import study as studies
 from .study import Study, price
 from .tasks import evaluate, train
@@ -277,9 +278,10 @@ class _Bundle:
             if total.shape != (plan.dimension,) or logged.get(number, {}).get("sum") != digest:
                 raise VerificationError(f"round {number}: the sum is not the one in the log")
             self.survivors[number], self._totals[number] = survivors, total
-        if sorted(self.survivors) != list(range(1, self.study.rounds + 1)):
+        # Which of the study's rounds there must be depends on the sums, where training may stop early: check 9.
+        if not self.survivors or max(self.survivors) != self.study.rounds:
             raise VerificationError(
-                f"rounds {sorted(self.survivors)} where the study has 1 to {self.study.rounds}"
+                f"rounds {sorted(self.survivors)}: the study ends with {self.study.rounds}"
             )
         smallest = min(len(s) for s in self.survivors.values())
         return f"{len(self.survivors)} sums over {smallest} or more silos, every upload and answer signed"
@@ -311,11 +313,20 @@ class _Bundle:
         return f"ε = {self.epsilon:.4f} at δ = {self.study.privacy.delta:g}, recomputed; allowed {self.study.privacy.epsilon:g}"
 
     def _check_release(self) -> str:  # 9
-        state = train.State.start(models.initial(self.study.model, len(self.study.features)))
-        for number in range(1, self.study.rounds + 1):
-            self._compare(f"the model of round {number}", self._models[number], state.weights)
+        state = train.State.start(self.study)
+        number, due = train.following(state, 0, self.study), set()
+        while number is not None:
+            due.add(number)
+            if number not in self._models:
+                raise VerificationError(f"round {number} is due by the sums before it, and is not there")
+            self._compare(f"the model of round {number}", self._models[number], state.sent)
             state = train.advance(
                 state, number, self._totals[number], self.study, len(self.survivors[number])
+            )
+            number = train.following(state, number, self.study)
+        if due != set(self._models):
+            raise VerificationError(
+                f"rounds {sorted(set(self._models) - due)} were run after training was over"
             )
         last = self.study.rounds
         metrics = evaluate.metrics(self._totals[last], self.study, len(self.survivors[last]))
@@ -350,8 +361,11 @@ class _Bundle:
                 raise VerificationError(f"{name} claims ε = {told['epsilon']}, it is {self.epsilon}")
             if name == "model.json":
                 self._compare("the model's weights", told["weights"], state.weights)
+                self._compare("the model's scales", told["learned"], state.statistics)
                 plan = self.study.model_dump(mode="json")
-                if any(told[n] != plan[n] for n in ("purpose", "table", "model", "features", "label")):
+                if any(
+                    told[n] != plan[n] for n in ("purpose", "table", "model", "features", "scaling", "label")
+                ):
                     raise VerificationError("the model's purpose, inputs or shape are not the study's")
             else:
                 for name, value in asdict(metrics).items():
@@ -410,8 +424,12 @@ class _Bundle:
                 checked.setdefault(int(number), set()).add(silo)
             if {e["round"] for e in told["rounds"]} > took_part:
                 raise VerificationError(f"{silo} states rounds it had no part in")
+            if logged[silo].get("ledger") != told["ledger"]:
+                raise VerificationError(f"the log has another head of {silo}'s ledger than its receipt")
             if told["epsilon"] + 1e-9 < own.epsilon(told["delta"]):
                 raise VerificationError(f"{silo}'s ledger says less than its rounds cost")
+        # All heads in the log, of other studies too: a budget that came back came back for this study as well.
+        ledger_heads.check_log(self._entries(), self._roster.key)
         # Fewer could be just those that were shown this log, and the others another one.
         if len(seen) < self.treaty.threshold:
             raise VerificationError(f"{len(seen)} receipts, {self.treaty.threshold} are needed")

@@ -18,7 +18,6 @@ from ..compliance import treaty as treaties
 from ..compliance.auditlog.log import AuditLog
 from ..documents import Envelope, SigningKey
 from ..errors import Abandoned, FoedusError, InputError, Unreachable
-from ..federation import models
 from ..federation import study as studies
 from ..federation.secure_sum import Sum
 from ..federation.study import price
@@ -61,9 +60,11 @@ def conduct(grid: Grid, case: Case) -> Path:
     absent = sorted({p.name for p in treaty.parties} - set(nodes))
     case.note("roll-call", {"present": sorted(nodes), "absent": absent})
     batches, known = Batches(grid, case, nodes), case.kept.sums()
-    state = train.State.start(models.initial(study.model, len(study.features)))
+    state = train.State.start(study)
+    upcoming = train.following(state, 0, study)
     metrics: evaluate.Metrics | None = None
-    for number in range(1, study.rounds + 1):
+    while upcoming is not None:
+        number = upcoming
         plan, started = study.round(number, treaty), time.monotonic()
         result = known.get(number) or _sum(case, batches, number, state)  # 2
         case.sums.append(result)
@@ -80,6 +81,7 @@ def conduct(grid: Grid, case: Case) -> Path:
         event |= {"epsilon": spent(case), "survivors": survivors, "seconds": time.monotonic() - started}
         if number not in case.told:
             case.note("round", event)
+        upcoming = train.following(state, number, study)
     if metrics is None:
         raise InputError("a study has at least one round of each kind")
     receipts = _receipts(case, batches)  # 5
@@ -93,7 +95,7 @@ def _sum(case: Case, batches: Batches, number: int, state: train.State) -> Sum:
     batch = batches.for_round(number)
     data = case.kept.asked(number)
     if data is None:
-        data = state.weights.astype("<f8").tobytes()
+        data = state.sent.astype("<f8").tobytes()
         case.kept.ask_round(number, data)
     batch.last = case.sums[-1] if case.sums else None
     result = batch.round(plan, data)

@@ -86,6 +86,8 @@ def _envelopes(
         "model": study.model.model_dump(mode="json"),
         "features": [f.model_dump(mode="json") for f in study.features],
         "label": study.label.model_dump(mode="json"),
+        "scaling": study.scaling.model_dump(mode="json"),
+        "learned": state.statistics.tolist(),
         "weights": state.weights.tolist(),
     }
     numbers = {**common, "what": "metrics", "metrics": metrics_json(metrics)}

@@ -7,10 +7,13 @@ node make of the noisy sum is post-processing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
-from ..schema import CategoryColumn, learned, quantities
+from .. import schema
+from ..schema import AnyFeature, CategoryColumn, quantities
 from ..study import Plan, Study
 
 Floats = npt.NDArray[np.float64]
@@ -20,7 +23,8 @@ Integers = npt.NDArray[np.int64]
 def edges(study: Plan) -> Floats:
     """The cells' edges in asinh(x / unit), the same for every feature: shape (cells + 1,)."""
     end = np.arcsinh(study.scaling.limit / study.scaling.unit)
-    return np.linspace(-end, end, study.scaling.cells + 1)
+    grid: Floats = np.linspace(-end, end, study.scaling.cells + 1)
+    return grid
 
 
 def contributions(values: Floats, labels: Integers, study: Study) -> Integers:
@@ -45,67 +49,71 @@ def contributions(values: Floats, labels: Integers, study: Study) -> Integers:
 
 def initial(study: Plan) -> Floats:
     """What stands in for the statistics before they are known: shape (study.learned,)."""
-    knots = np.tile(np.linspace(-1.0, 1.0, study.scaling.knots), learned(study.features))
-    return np.concatenate([knots, np.ones(study.learned - knots.size)])
+    bounds = np.tile([-1.0, 1.0], schema.learned(study.features))
+    return np.concatenate([bounds, np.ones(study.learned - bounds.size)])
 
 
 def learn(total: Integers, study: Study, noise: float) -> Floats:
-    """Knots of every learned feature's scale, then the weights of the labels, if the study wants them.
-
-    Cells that don't stand out of the noise (√(2 ln cells) of its standard deviations) count as empty: else
-    the many empty cells' noise would drown the tails.
+    """Lower and upper bound of every learned scale, then the weights of the labels, if the study wants them.
 
     Args:
         noise: standard deviation of a cell of `total` / scale.
     """
-    cells, knots = study.scaling.cells, study.scaling.knots
+    cells, scaling = study.scaling.cells, study.scaling
     counts = total.astype(np.float64) / 2.0**study.privacy.scale_bits_statistics
-    grid = edges(study)
-    tail = study.scaling.tail
-    levels = np.linspace(tail, 1 - tail, knots)
-    least = noise * np.sqrt(2 * np.log(cells))
-    found = [
-        _quantiles(counts[i * cells : (i + 1) * cells], grid, levels, least)
-        for i in range(learned(study.features))
-    ]
-    scales = np.sinh(np.array(found).reshape(-1)) * study.scaling.unit
-    if not study.counts_labels:
-        return scales
-    labels = np.maximum(counts[-2:], max(1.0, 2 * noise))
-    return np.concatenate([scales, labels.sum() / (2 * labels)])
+    grid, found = edges(study), []
+    for i in range(schema.learned(study.features)):
+        low, high = (
+            np.sinh(_spread(counts[i * cells : (i + 1) * cells], grid, scaling.tail, noise)) * scaling.unit
+        )
+        margin = scaling.margin * (high - low)
+        found += [low - margin, high + margin]
+    if study.counts_labels:
+        labels = np.maximum(counts[-2:], max(1.0, 2 * noise))
+        found += list(labels.sum() / (2 * labels))
+    return np.array(found, dtype=np.float64)
 
 
-def _quantiles(histogram: Floats, grid: Floats, levels: Floats, least: float) -> Floats:
-    """Quantiles of a noisy histogram, strictly increasing; the whole grid's if nothing stands out."""
-    kept = np.where(histogram > least, histogram, 0.0)
+_STANDS_OUT = 3.2
+"""Standard deviations of the noise: of 128 empty cells one in eleven histograms has one that passes it."""
+
+
+def _spread(histogram: Floats, grid: Floats, tail: float, noise: float) -> Floats:
+    """The `tail` and 1 − `tail` quantiles of a noisy histogram, on the grid.
+
+    Cells that don't stand out of the noise count as empty (the largest never does): else the many empty
+    cells' noise would drown the tails. If both fall in one cell, the outer edges of all that stand out.
+    """
+    kept = np.where(histogram > _STANDS_OUT * noise, np.maximum(histogram, 0.0), 0.0)
     if kept.sum() <= 0:
-        return grid[0] + (grid[-1] - grid[0]) * np.linspace(0, 1, levels.size)
+        kept[np.argmax(histogram)] = 1.0
     share = np.concatenate([[0.0], np.cumsum(kept)]) / kept.sum()
-    # np.interp wants its x increasing: an empty cell's two edges have the same share.
-    found = np.interp(levels, share + 1e-12 * np.arange(share.size), grid)
-    step = (grid[1] - grid[0]) * 1e-3
-    return found + step * np.arange(levels.size)
+    place = np.searchsorted(share, [tail, 1 - tail], side="right") - 1
+    if place[0] == place[1]:
+        full = np.flatnonzero(kept)
+        return np.array([grid[full[0]], grid[full[-1] + 1]])
+    within = (np.array([tail, 1 - tail]) - share[place]) / kept[place] * kept.sum()
+    return np.asarray(grid[place] + within * (grid[1] - grid[0]), np.float64)
 
 
-def class_weights(statistics: Floats, study: Plan) -> Floats:
+def class_weights(learned: Floats, study: Plan) -> Floats:
     """What a customer of label 0 and of label 1 counts for in training: shape (2,)."""
-    return statistics[-2:] if study.counts_labels else np.ones(2)
+    return learned[-2:] if study.counts_labels else np.ones(2)
 
 
-def inputs(values: Floats, codes: Integers, study: Plan, statistics: Floats) -> Floats:
+def inputs(values: Floats, codes: Integers, features: Sequence[AnyFeature], learned: Floats) -> Floats:
     """A model's inputs in [−1, 1], in the order of the study's features.
 
     Args:
         values: shape (rows, quantities), finite. codes: shape (rows, categories), a level's place or −1.
-        statistics: shape (study.learned,).
+        learned: `State.statistics`.
 
     Returns:
-        shape (rows, study.inputs).
+        shape (rows, inputs).
     """
-    knots = study.scaling.knots
     columns: list[Floats] = []
     quantity, category, scale = 0, 0, 0
-    for feature in study.features:
+    for feature in features:
         if isinstance(feature, CategoryColumn):
             levels = np.arange(1, len(feature.levels))
             columns += list((codes[:, category, None] == levels).astype(np.float64).T)
@@ -114,11 +122,10 @@ def inputs(values: Floats, codes: Integers, study: Plan, statistics: Floats) -> 
         x = values[:, quantity]
         quantity += 1
         if feature.upper is None:
-            points = statistics[scale * knots : (scale + 1) * knots]
-            columns.append(np.interp(x, points, np.linspace(-1, 1, knots)))
+            low, high = float(learned[2 * scale]), float(learned[2 * scale + 1])
             scale += 1
-            continue
-        low, high = feature.least, feature.upper
+        else:
+            low, high = feature.least, feature.upper
         if feature.log:
             x, low, high = np.log1p(np.maximum(x, 0)), float(np.log1p(low)), float(np.log1p(high))
         columns.append(np.clip((x - low) / (high - low), 0, 1) * 2 - 1)
