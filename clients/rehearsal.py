@@ -154,8 +154,8 @@ def rehearse(
         here = tuple(sorted(set(names if present is None else present(number))))
         if len(here) < needed:
             raise Abandoned(f"round {number}: {len(here)} silos are present, {needed} are needed")
-        opened = _sum(plan, [silos[name].contribution(plan, state, sampler) for name in here])
-        total, _ = plan.mode.at_server(opened, 0, plan.sigma, sampler)
+        exact = _sum(plan, [silos[name].contribution(plan, state, sampler) for name in here])
+        total, _ = plan.mode.at_server(exact, 0, plan.sigma, sampler)
         totals[number], survivors[number] = total, here
         if hook is not None:
             hook(plan, state, total)

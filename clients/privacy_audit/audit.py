@@ -13,6 +13,7 @@ Canaries of different runs are independent, so all runs count as one audit of as
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -23,13 +24,14 @@ import numpy.typing as npt
 
 from ...compliance.treaty import Treaty
 from ...errors import InputError
+from ...federation.modes import Sampler
 from ...federation.rounds import RoundPlan
 from ...federation.study import Study, price
 from ...federation.tasks import train
+from ...privacy.accountant import ZCDP
 from ...privacy.noise import discrete_gaussian
 from ..rehearsal import Silo, rehearse
-from ..trainer import Sampler
-from .canaries import Canaries, WatchedSilo, most
+from .canaries import Canaries, Heard, WatchedSilo, most
 from .noises import Noises
 from .sensitivity import sensitivity
 from .statistics import Fit, best_steinke_bound, gaussian_epsilon, gaussian_fit, smallest
@@ -39,6 +41,9 @@ Integers = npt.NDArray[np.int64]
 Verdict = Literal["holds", "refuted"]
 ALARM = 1e-7
 """Each line is wrongly refuted with at most this probability; there are fewer than ten."""
+CROWD = 300
+"""Customers of each silo in every run but the first, which has all: the auditor takes them out of the sum anyway."""
+SERVER = "the server"
 CONFIDENCE = 0.95
 """Of the bounds that are shown; a verdict wants more (`ALARM`)."""
 
@@ -116,20 +121,19 @@ def audit(
         raise InputError(f"delta must lie in (0, 1), not {delta}")
     started = time.monotonic()
     moved = sensitivity(study, treaty, silos)  # 1
-    per_run = min(most(study, treaty), canaries)
+    per_run = min(most(study), canaries)
     runs = -(-canaries // per_run)
-    noises, games = Noises(), []
+    noises, games = Noises(_shares(study, treaty)), []
     for number in range(runs):  # 2
         note(number, runs)
-        games.append(_play(study, treaty, silos, per_run, sampler, noises))
+        games.append(_play(study, treaty, silos, per_run, sampler, noises, CROWD if number else None))
     note(runs, runs)
     scores, included = np.concatenate([g[0] for g in games]), np.concatenate([g[1] for g in games])
-    visible = float(np.sqrt(np.mean([g[2] for g in games])))
+    visible = float(np.mean(np.concatenate([g[2] for g in games])))
     present = dict.fromkeys(range(1, study.rounds + 1), len(treaty.parties))
     at_delta = study.model_copy(update={"privacy": study.privacy.model_copy(update={"delta": delta})})
     epsilon = price(at_delta, treaty, survivors=present)
-    events = [study.round(n, treaty).event(present[n] - treaty.colluders) for n in present]
-    claimed = float(np.sqrt(2 * sum(e.rho for e in events)))
+    claimed = math.sqrt(2 * ZCDP([study.round(n, treaty).cost(present[n], treaty) for n in present]).rho)
     fit = gaussian_fit(scores[included], scores[~included])
     shown = best_steinke_bound(scores, included, delta=delta, confidence=CONFIDENCE)
     lines = [
@@ -166,34 +170,75 @@ def audit(
     )
 
 
+def _shares(study: Study, treaty: Treaty) -> dict[tuple[int, str], int]:
+    """Every noise a run may have: (round, who adds it) -> coordinates."""
+    found: dict[tuple[int, str], int] = {}
+    for number in range(1, study.rounds + 1):
+        plan = study.round(number, treaty)
+        names = [p.name for p in treaty.parties] if plan.mode.silo_sigma(plan.sigma) else [SERVER]
+        found |= {(number, name): plan.dimension for name in names}
+    return found
+
+
 def _play(
-    study: Study, treaty: Treaty, silos: Mapping[str, Silo], count: int, sampler: Sampler, noises: Noises
-) -> tuple[Floats, npt.NDArray[np.bool_], float]:
-    """One run: the canaries' scores (in standard deviations of the noise there should be), coins, and μ²."""
+    study: Study,
+    treaty: Treaty,
+    silos: Mapping[str, Silo],
+    count: int,
+    sampler: Sampler,
+    noises: Noises,
+    customers: int | None,
+) -> tuple[Floats, npt.NDArray[np.bool_], Floats]:
+    """One run: the canaries' scores (in standard deviations of the noise there should be), coins, and their μ."""
     names = [p.name for p in treaty.parties]
-    colluding, honest = names[: treaty.colluders], names[treaty.colluders :]
+    honest = names[treaty.colluders :]
     canaries = Canaries.toss(study, treaty, honest, count)
-    watched = {name: WatchedSilo.of(silo, name, canaries) for name, silo in silos.items()}
+    watched = {name: WatchedSilo.of(silo, name, canaries, customers) for name, silo in silos.items()}
     estimates, precision = np.zeros(count), np.zeros(count)
+    shares: dict[tuple[int, str], Floats] = {}
 
     def listen(plan: RoundPlan, state: train.State, total: Integers) -> None:
         heard = {name: silo.heard[plan.round] for name, silo in watched.items()}
-        left = total - sum(h.known for h in heard.values()) - sum(heard[name].noise for name in colluding)
-        moves = canaries.expected(plan)
-        inverse = np.linalg.inv(moves @ moves.T)
-        variance = np.diag(inverse) * plan.sigma**2 * len(honest)
-        estimates[:] += (inverse @ (moves @ left)) / variance
-        precision[:] += 1 / variance
+        if plan.mode.silo_sigma(plan.sigma):
+            shares.update({(plan.round, name): h.noise / plan.sigma for name, h in heard.items()})
+        else:
+            sent = np.sum([h.summed + h.noise for h in heard.values()], axis=0)
+            shares[(plan.round, SERVER)] = (total - sent) / plan.sigma
+        for left, moves, variance in _views(plan, treaty, canaries, heard, total):
+            speaking = moves.any(axis=1)
+            inverse = np.linalg.inv(moves[speaking] @ moves[speaking].T)
+            spread = np.diag(inverse) * variance
+            estimates[speaking] += (inverse @ (moves[speaking] @ left)) / spread
+            precision[speaking] += 1 / spread
 
     rehearse(study, treaty, watched, sampler=sampler, hook=listen)
-    noises.add(
-        {
-            (number, name): heard.noise / study.round(number, treaty).sigma
-            for name, silo in watched.items()
-            for number, heard in silo.heard.items()
-        }
-    )
-    return estimates / np.sqrt(precision), canaries.included, float(precision.mean())
+    noises.add(shares)
+    mu = np.sqrt(precision)
+    return estimates / mu, canaries.included, mu
+
+
+def _views(
+    plan: RoundPlan, treaty: Treaty, canaries: Canaries, heard: Mapping[str, Heard], total: Integers
+) -> list[tuple[Integers, Floats, float]]:
+    """What the mode's adversary is left with of a round: (canaries and noise, what a canary moves it by, σ²).
+
+    Where noises protect together it is the sum, less the colluders' noise; where each protects alone, every
+    honest silo's vector by itself; where the server adds it, what the server shows.
+    """
+    names = [p.name for p in treaty.parties]
+    honest, colluding = names[treaty.colluders :], names[: treaty.colluders]
+    together = plan.mode.shares(len(names), treaty)
+    if plan.mode.silo_sigma(plan.sigma) and together == 1:  # at most n − 2 collude, so this is no sum's
+        return [
+            (
+                heard[name].summed + heard[name].noise - heard[name].known,
+                canaries.moves(plan, [name]),
+                float(plan.sigma) ** 2,
+            )
+            for name in honest
+        ]
+    left = total - sum(h.known for h in heard.values()) - sum(heard[name].noise for name in colluding)
+    return [(left, canaries.moves(plan, honest), together * float(plan.sigma) ** 2)]
 
 
 def _steinke(

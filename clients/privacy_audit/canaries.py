@@ -18,14 +18,15 @@ import numpy.typing as npt
 
 from ...compliance.treaty import Treaty
 from ...errors import InputError
+from ...federation.modes import Sampler
 from ...federation.rounds import COUNT_SHARE, RoundPlan, Task
-from ...federation.study import Study
+from ...federation.study import Study, shape_of
 from ...federation.tasks import train
 from ...privacy.noise import Keystream
 from ...privacy.secagg.codec import Whole
-from ..features import Dataset
+from ..features import Raw
 from ..rehearsal import Silo
-from ..trainer import Sampler, Trainer
+from ..trainer import Trainer, side_of
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -33,14 +34,23 @@ LOUD = 4.0
 """How many times longer than its bound a canary's row is asked to be, where the code is to clip it."""
 
 
-def most(study: Study, treaty: Treaty) -> int:
-    """How many canaries can be told apart in one run: as many as the shortest sum has directions."""
-    return min(_width(study, study.round(number, treaty)) for number in range(1, study.rounds + 1))
+def most(study: Study) -> int:
+    """How many canaries can be told apart in one run: as many as the shortest sum has directions.
+
+    The two numbers of a look do not count: canaries after the second keep silent there.
+    """
+    return min(_directions(study, task) for task in set(study.tasks) - {"validate"})
 
 
-def _width(study: Study, plan: RoundPlan) -> int:
-    """The length of a customer's row before it is clipped: the constant behind a gradient is no direction."""
-    return study.parameters if plan.task == "train" else plan.dimension
+def _directions(study: Study, task: Task) -> int:
+    """How many canaries can have a direction of their own in a round of this task."""
+    if task == "train":
+        return study.parameters  # the constant behind a gradient is no direction
+    if task == "statistics":
+        return study.scaling.cells if shape_of(study, task).dimension > 2 else 2
+    if task in ("curvature", "validate", "evaluate"):
+        return shape_of(study, task).dimension
+    raise InputError(f"the audit has no canary for rounds of the task {task!r}")
 
 
 @dataclass(frozen=True)
@@ -48,69 +58,73 @@ class Canaries:
     """One run's canaries.
 
     Args:
-        directions: task -> shape (canaries, length of a row), orthonormal rows.
+        asked: task -> shape (canaries, length of a row): what each adds if it is included, before clipping;
+            zeros where it keeps silent. sound: the same, (canaries, dimension), as sound code clips it.
         included: shape (canaries,), the coins.
         places: canary -> the silos it is a customer of.
-        clip: of a gradient.
     """
 
-    directions: dict[Task, Floats]
+    asked: dict[Task, Floats]
+    sound: dict[Task, Floats]
     included: npt.NDArray[np.bool_]
     places: tuple[tuple[str, ...], ...]
-    clip: float
 
     @classmethod
     def toss(cls, study: Study, treaty: Treaty, honest: Sequence[str], count: int) -> Canaries:
         """Fresh canaries; coins, directions and places come from the operating system's randomness."""
         stream = Keystream()
-        plans = {study.tasks[n - 1]: study.round(n, treaty) for n in range(study.rounds, 0, -1)}
         partners = min(treaty.overlap.max_partners_per_customer, len(honest))
         starts = [stream.below(len(honest)) for _ in range(count)]
+        rows = {task: _rows(study, task, count, stream) for task in dict.fromkeys(study.tasks)}
         return cls(
-            {task: _directions(count, _width(study, plan), task, stream) for task, plan in plans.items()},
+            {task: asked for task, (asked, _) in rows.items()},
+            {task: sound for task, (_, sound) in rows.items()},
             np.array([stream.below(2) == 1 for _ in range(count)], dtype=bool),
             tuple(tuple(honest[(s + i) % len(honest)] for i in range(partners)) for s in starts),
-            study.training.clip,
         )
 
     def rows(self, plan: RoundPlan, silo: str) -> Floats:
         """What the included canaries of a silo ask to add, one row each, before any clipping."""
+        asked = self.asked[plan.task]
         here = [i for i, names in enumerate(self.places) if self.included[i] and silo in names]
-        chosen = self.directions[plan.task][here]
-        return chosen if plan.task == "evaluate" else LOUD * self._bound(plan) * chosen
+        return asked[[i for i in here if asked[i].any()]]
 
-    def expected(self, plan: RoundPlan) -> Floats:
-        """What each canary moves the integer sum by, over all its silos, if the code is sound.
-
-        Shape (canaries, dimension).
-        """
-        rows = self._bound(plan) * self.directions[plan.task]
-        if plan.task == "train":
-            rows = np.hstack([rows, np.full((len(rows), 1), self.clip * COUNT_SHARE)])
-        return rows * 2.0**plan.scale_bits * np.array([[len(names)] for names in self.places])
-
-    def _bound(self, plan: RoundPlan) -> float:
-        if plan.task == "train":
-            return self.clip
-        return math.sqrt(plan.dimension) if plan.task == "curvature" else 1.0
+    def moves(self, plan: RoundPlan, silos: Sequence[str]) -> Floats:
+        """What each canary moves the integer sum over `silos` by, if the code is sound: (canaries, dimension)."""
+        times = np.array([[sum(name in silos for name in names)] for names in self.places])
+        moved: Floats = self.sound[plan.task] * 2.0**plan.scale_bits * times
+        return moved
 
 
-def _directions(count: int, width: int, task: Task, stream: Keystream) -> Floats:
-    if count > width:
-        raise InputError(f"{count} canaries in a sum of {width} directions can't be told apart")
-    if task == "evaluate":  # a customer falls in one cell
-        cells = list(range(width))
-        for i in range(count):
-            j = i + stream.below(width - i)
-            cells[i], cells[j] = cells[j], cells[i]
-        chosen: Floats = np.eye(width)[cells[:count]]
-        return chosen
-    if task not in ("train", "curvature"):
-        raise InputError(f"the audit has no canary for rounds of the task {task!r}")
-    # Any full-rank matrix does: its rows, orthonormalised, span directions nobody chose.
-    basis, _ = np.linalg.qr(stream.unit((width, count)) - 0.5)
-    rows: Floats = basis.T
-    return rows
+def _rows(study: Study, task: Task, count: int, stream: Keystream) -> tuple[Floats, Floats]:
+    """Rows as asked for and as sound code clips them, in directions that no canary shares with another."""
+    speaking, shape = min(count, _directions(study, task)), shape_of(study, task)
+    if task in ("statistics", "evaluate"):  # a customer falls in one cell of each histogram
+        blocks = [2 * study.evaluation.bins]
+        if task == "statistics":
+            blocks = [study.scaling.cells] * ((shape.dimension - 2) // study.scaling.cells) + [2]
+        chosen = np.hstack([_cells(speaking, width, stream) for width in blocks])
+        rows = np.vstack([chosen, np.zeros((count - speaking, shape.dimension))])
+        return rows, rows
+    width = study.parameters if task == "train" else shape.dimension
+    bound = study.clip if task == "train" else shape.bound
+    # Any full-rank matrix does: its columns, orthonormalised, are directions nobody chose.
+    basis, _ = np.linalg.qr(stream.unit((width, speaking)) - 0.5)
+    sound = np.vstack([bound * basis.T, np.zeros((count - speaking, width))])
+    if task != "train":
+        return LOUD * sound, sound
+    return LOUD * sound, np.hstack([sound, np.full((count, 1), study.clip * COUNT_SHARE)])
+
+
+def _cells(count: int, width: int, stream: Keystream) -> Floats:
+    """One cell of `width` for each canary, its own as long as there are enough; else any."""
+    order = list(range(width))
+    for i in range(width):
+        j = i + stream.below(width - i)
+        order[i], order[j] = order[j], order[i]
+    at = order[:count] if count <= width else [stream.below(width) for _ in range(count)]
+    cells: Floats = np.eye(width)[at]
+    return cells
 
 
 class _Tape(Keystream):
@@ -146,27 +160,41 @@ class WatchedSilo(Silo):
     """A silo with canaries among its customers, and an auditor at its side.
 
     Its trainer does what it does, of whatever class it is; canaries' rows come behind those of customers.
+
+    Args:
+        customers: how many of its own take part, the first by name; all if None.
     """
 
     name: str
     canaries: Canaries
+    customers: int | None = None
     heard: dict[int, Heard] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, silo: Silo, name: str, canaries: Canaries) -> WatchedSilo:
-        return cls(silo.trainer, silo.cohort, name, canaries)
+    def of(cls, silo: Silo, name: str, canaries: Canaries, customers: int | None = None) -> WatchedSilo:
+        return cls(silo.trainer, silo.cohort, name, canaries, customers)
 
     def contribution(self, plan: RoundPlan, state: train.State, sampler: Sampler) -> Whole:
         heard = self.heard[plan.round] = Heard()
-        dataset = self.dataset("test" if plan.task == "evaluate" else "train")
+        dataset = self.dataset(side_of(plan))
+        if self.customers is not None:
+            dataset = some(
+                dataset, np.isin(dataset.customers, np.unique(dataset.customers)[: self.customers])
+            )
         kind = type(self.trainer)
-        watching = type(f"Watched{kind.__name__}", (_Watching, kind), {})
         trainer = copy.copy(self.trainer)
-        trainer.__class__ = watching
+        trainer.__class__ = type(f"Watched{kind.__name__}", (_Watching, kind), {})
         trainer.__dict__ |= {"sampler": sampler, "silo": self.name, "canaries": self.canaries, "heard": heard}
-        whole = trainer.contribution(plan, dataset, state.weights)
+        whole = trainer.contribution(plan, dataset, state.sent)
         heard.noise = whole.values.astype(np.int64) - heard.summed
         return whole
+
+
+def some(dataset: Raw, chosen: npt.NDArray[np.bool_]) -> Raw:
+    """The chosen rows of a data set."""
+    return Raw(
+        dataset.customers[chosen], dataset.values[chosen], dataset.codes[chosen], dataset.labels[chosen]
+    )
 
 
 class _Watching(Trainer):
@@ -176,8 +204,8 @@ class _Watching(Trainer):
     canaries: Canaries
     heard: Heard
 
-    def rows(self, plan: RoundPlan, dataset: Dataset, weights: Floats) -> Floats:
-        self._customers = super().rows(plan, dataset, weights)
+    def rows(self, plan: RoundPlan, dataset: Raw, sent: Floats) -> Floats:
+        self._customers = super().rows(plan, dataset, sent)
         return np.vstack([self._customers, self.canaries.rows(plan, self.silo)])
 
     def summed(self, plan: RoundPlan, rows: Floats, stream: Keystream) -> Integers:

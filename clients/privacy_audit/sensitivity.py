@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from ...compliance.treaty import Treaty
 from ...errors import InputError
-from ...federation import models
 from ...federation.rounds import RoundPlan
 from ...federation.study import Study
+from ...federation.tasks.train import State
 from ...privacy.noise import Keystream
-from ..features import Dataset
+from ..features import Raw
 from ..rehearsal import Silo
-from ..trainer import Trainer
+from ..trainer import Trainer, side_of
+from .canaries import some
 
 Floats = npt.NDArray[np.float64]
 _COMPANY = 40  # customers that stay while one comes and goes
@@ -53,16 +53,18 @@ def sensitivity(study: Study, treaty: Treaty, silos: Mapping[str, Silo]) -> list
     whose gradients are as long as gradients get. A customer whom the code refuses has moved nothing.
     """
     plans = {study.tasks[n - 1]: study.round(n, treaty) for n in range(study.rounds, 0, -1)}
-    start = models.initial(study.model, len(study.features))
-    signs = np.where(np.arange(start.size) % 2, 1.0, -1.0)
+    start = State.start(study)
+    signs = np.where(np.arange(start.weights.size) % 2, 1.0, -1.0)
+    sent = (start.sent, replace(start, weights=start.weights + 50.0 * signs).sent)
     worst = {task: Moved(task, 0.0, "nobody", 0) for task in plans}
     for silo in silos.values():
         for task, plan in plans.items():
-            dataset = silo.dataset("test" if task == "evaluate" else "train")
-            bound = plan.sensitivity / treaty.overlap.max_partners_per_customer
-            for weights in (start, start + 50.0 * signs):
-                for name, crowd in _crowds(silo.trainer, plan, dataset, weights):
-                    moved = _distance(silo.trainer, plan, crowd, name, weights)
+            dataset = silo.dataset(side_of(plan))
+            # What the price assumes of a customer of one partner.
+            bound = plan.sensitivity / plan.mode.sensitivity(1.0, treaty.overlap.max_partners_per_customer)
+            for model in sent:
+                for name, crowd in _crowds(silo.trainer, plan, dataset, model):
+                    moved = _distance(silo.trainer, plan, crowd, name, model)
                     so_far = worst[task]
                     worst[task] = (
                         Moved(task, moved / bound, name, so_far.tried + 1)
@@ -72,35 +74,37 @@ def sensitivity(study: Study, treaty: Treaty, silos: Mapping[str, Silo]) -> list
     return list(worst.values())
 
 
-def _crowds(
-    trainer: Trainer, plan: RoundPlan, dataset: Dataset, weights: Floats
-) -> Iterator[tuple[str, Dataset]]:
+def _crowds(trainer: Trainer, plan: RoundPlan, dataset: Raw, sent: Floats) -> Iterator[tuple[str, Raw]]:
     """(customer to watch, a small data set with it in)."""
     names, counts = np.unique(dataset.customers, return_counts=True)
     if not len(names):
         return
-    lengths = np.linalg.norm(trainer.rows(plan, dataset, weights), axis=1)
-    longest = dataset.customers[np.argsort(-lengths, kind="stable")[:_SUSPECTS]]
-    company = names[:_COMPANY]
-    for name in dict.fromkeys([*names[np.argsort(-counts, kind="stable")[:_SUSPECTS]], *longest]):
-        yield str(name), _take(dataset, np.isin(dataset.customers, [*company, name]))
-    crowd = _take(dataset, np.isin(dataset.customers, company))
-    width, rows = dataset.inputs.shape[1], int(counts.max())
-    alternate = np.where(np.arange(width) % 2, 1.0, -1.0)
-    for inputs in (np.ones(width), -np.ones(width), alternate, 1e6 * alternate, np.full(width, 1e300)):
+    company, rows = names[:_COMPANY], int(counts.max())
+    suspects = list(names[np.argsort(-counts, kind="stable")[:_SUSPECTS]])
+    lengths = np.linalg.norm(trainer.rows(plan, dataset, sent), axis=1)
+    if len(lengths) == len(names):
+        suspects += list(names[np.argsort(-lengths, kind="stable")[:_SUSPECTS]])
+    for name in dict.fromkeys(suspects):
+        yield str(name), some(dataset, np.isin(dataset.customers, [*company, name]))
+    crowd = some(dataset, np.isin(dataset.customers, company))
+    width = dataset.values.shape[1]
+    signs = np.where(np.arange(width) % 2, 1.0, -1.0)
+    for number, values in enumerate(
+        (np.zeros(width), np.full(width, 1e9), np.full(width, -1e9), 1e9 * signs, np.full(width, 1e300))
+    ):
         for label in (0, 1):
-            name = f"a made-up one, inputs {inputs[:1].sum():g}…, label {label}"
-            yield name, _joined(crowd, name, np.tile(inputs, (rows, 1)), np.full(rows, label))
+            name = f"a made-up one of extreme values ({number + 1}, label {label})"
+            yield name, _joined(crowd, name, values, label, rows)
 
 
-def _distance(trainer: Trainer, plan: RoundPlan, crowd: Dataset, name: str, weights: Floats) -> float:
+def _distance(trainer: Trainer, plan: RoundPlan, crowd: Raw, name: str, sent: Floats) -> float:
     """The L2 norm, integer units, of the sum with the customer less the sum without."""
-    without = _take(crowd, crowd.customers != name)
+    without = some(crowd, crowd.customers != name)
     most = 0.0
     for dither in _DITHERS:
         try:
             sums = [
-                trainer.summed(plan, trainer.rows(plan, data, weights), _Constant(dither))
+                trainer.summed(plan, trainer.rows(plan, data, sent), _Constant(dither))
                 for data in (crowd, without)
             ]
         except InputError:
@@ -109,15 +113,11 @@ def _distance(trainer: Trainer, plan: RoundPlan, crowd: Dataset, name: str, weig
     return most
 
 
-def _take(dataset: Dataset, chosen: npt.NDArray[np.bool_]) -> Dataset:
-    columns: dict[str, Any] = {f.name: getattr(dataset, f.name)[chosen] for f in fields(dataset)}
-    return Dataset(**columns)
-
-
-def _joined(crowd: Dataset, name: str, inputs: Floats, labels: npt.NDArray[np.int64]) -> Dataset:
-    return replace(
-        crowd,
-        customers=np.append(crowd.customers, [name] * len(inputs)),
-        inputs=np.vstack([crowd.inputs, inputs]),
-        labels=np.append(crowd.labels, labels),
+def _joined(crowd: Raw, name: str, values: Floats, label: int, rows: int) -> Raw:
+    codes = np.full((rows, crowd.codes.shape[1]), label, np.int64)
+    return Raw(
+        np.append(crowd.customers, [name] * rows),
+        np.vstack([crowd.values, np.tile(values, (rows, 1))]),
+        np.vstack([crowd.codes, codes]),
+        np.append(crowd.labels, np.full(rows, label)),
     )

@@ -16,6 +16,7 @@ from foedus.demo.simulate import Simulated, simulate
 from foedus.demo.world import SHARES, World, build
 from foedus.errors import Abandoned, InputError
 from foedus.federation.study import Study, Training
+from foedus.federation.tasks.train import State
 from foedus.privacy.noise import Keystream
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'future.infer_string' option")
@@ -79,7 +80,7 @@ def test_a_frame_in_memory_does_as_well_as_a_directory(
         for side in ("train", "test"):
             there, here = silo.dataset(side), frames[name].dataset(side)
             np.testing.assert_array_equal(here.customers, there.customers)
-            np.testing.assert_allclose(here.inputs, there.inputs, atol=1e-12)  # SQL adds in any order
+            np.testing.assert_allclose(here.values, there.values, rtol=1e-12)  # SQL adds in any order
             np.testing.assert_array_equal(here.labels, there.labels)
 
 
@@ -105,7 +106,7 @@ def test_every_silo_that_is_present_adds_its_noise_and_no_other_does(
     assert some.survivors[1] == tuple(three)
     first, plan = min(silos), study.round(1, world.treaty)
     trainer, dataset = silos[first].trainer, silos[first].dataset("train")
-    missing = trainer.summed(plan, trainer.rows(plan, dataset, plain.weights), HalfDither())
+    missing = trainer.summed(plan, trainer.rows(plan, dataset, State.start(study).sent), HalfDither())
     np.testing.assert_array_equal(some.totals[1], plain.totals[1] - missing + 3 * plan.sigma)
 
 
