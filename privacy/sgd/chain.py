@@ -46,53 +46,59 @@ _KNOWN: dict[type[nn.Module], Activation] = {
 
 
 def links(module: nn.Module) -> list[nn.Module] | None:
-    """The module as a chain of known layers, in order; None if it is anything else."""
+    """The module as a chain of known layers, the first linear; None if it is anything else."""
+    found = _flat(module)
+    if not found or type(found[0]) is not nn.Linear:
+        return None
+    used = [id(p) for layer in found for p in layer._parameters.values() if p is not None]
+    return found if len(used) == len(set(used)) else None
+
+
+def trainable(layers: list[nn.Module]) -> list[nn.Parameter]:
+    """The chain's trainable parameters, in the order of the module's `parameters()`."""
+    return [p for layer in layers for p in layer._parameters.values() if p is not None and p.requires_grad]
+
+
+def _flat(module: nn.Module) -> list[nn.Module] | None:
+    if _hooked(module):
+        return None
     if type(module) is nn.Sequential:
         found: list[nn.Module] = []
-        for child in module:
-            inner = links(child)
-            if inner is None or _hooked(module):
+        for child in module._modules.values():
+            inner = None if child is None else _flat(child)
+            if inner is None:
                 return None
             found += inner
-        uses = [id(p) for m in found for p in m.parameters()]
-        return found if len(uses) == len(set(uses)) else None
-    if (type(module) is nn.Linear or type(module) in _KNOWN) and not _hooked(module):
-        return [module]
-    return None
+        return found
+    return [module] if type(module) is nn.Linear or type(module) in _KNOWN else None
 
 
 class ChainTrace:
     """A pass forwards, kept for the pass backwards.
 
     Args:
-        layers: from `links`, the first linear. x: (rows, in).
+        layers: from `links`. x: (rows, in).
     """
 
     def __init__(self, layers: list[nn.Module], x: Tensor) -> None:
         self._steps: list[tuple[nn.Module, Tensor]] = []
+        fresh = False  # nobody keeps x yet: it may be written over
         with torch.no_grad():
             for layer in layers:
                 if isinstance(layer, nn.Linear):
                     self._steps.append((layer, x))
-                    x = nn.functional.linear(x, layer.weight, layer.bias)
+                    x, fresh = nn.functional.linear(x, layer.weight, layer.bias), True
                     continue
                 known = _KNOWN[type(layer)]
-                y = known.forward(layer, x)
+                y = known.forward(layer, x if fresh or not known.from_output else x.clone())
                 self._steps.append((layer, y if known.from_output else x))
-                x = y
+                x, fresh = y, not known.from_output
         self.outputs = x
 
     def gradients(self, back: Tensor) -> list[Gradient]:
         """`back`: the loss's gradient with respect to the outputs; it is not changed."""
         found: list[Gradient] = []
-        first = next(
-            (
-                i
-                for i, (layer, _) in enumerate(self._steps)
-                if any(p.requires_grad for p in layer.parameters())
-            ),
-            len(self._steps),
-        )
+        first = next((i for i, (layer, _) in enumerate(self._steps) if trainable([layer])), len(self._steps))
         d, owned = back, False
         with torch.no_grad():
             for at in range(len(self._steps) - 1, first - 1, -1):
@@ -111,5 +117,10 @@ class ChainTrace:
 
 def _hooked(module: nn.Module) -> bool:
     """Whether somebody changed what calling the module does."""
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(getattr(module, name) for name in hooks) or "forward" in vars(module)
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or "forward" in module.__dict__
+    )

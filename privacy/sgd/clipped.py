@@ -77,14 +77,15 @@ def summed(
     rows = check_inputs(inputs)
     if len(targets) != rows:
         raise InputError(f"{len(targets)} targets for {rows} rows")
-    trainable = check_module(module)
+    links = chain.links(module)
+    trainable = check_module(module) if links is None else chain.trainable(links)
     total, customers, lost = np.zeros(sum(p.numel() for p in trainable)), 0, 0.0
     if rows == 0:
         count(0, groups)
         return total, 0, 0.0
-    for which, part in blocks(rows, groups, block(module)):
+    for which, part in blocks(rows, groups, BLOCK if links else block(module)):
         theirs, answers = tuple(x[which] for x in inputs), targets[which]
-        trace, back, losses = traced(module, theirs, lambda out, y=answers: row_loss(loss, out, y))  # type: ignore[misc]
+        trace, back, losses = traced(module, theirs, loss, answers)
         total += clipped(trace.gradients(back), part, clip, trainable)
         customers += part.count
         lost += float(losses.sum())
@@ -101,8 +102,8 @@ def clipped(
     """
     with torch.no_grad():
         scale = factors(gradients, customers, clip)
-        least = float(scale.min()) if len(scale) else 1.0
-        if math.isnan(least):
+        least = float(scale.min())
+        if not least > 0:  # True for NaN too
             raise InputError(
                 "a row's gradient is not finite: look for huge inputs or weights that have run away"
             )
@@ -119,7 +120,7 @@ def clipped(
 
 
 def traced(
-    module: nn.Module, inputs: tuple[Tensor, ...], loss: Callable[[Tensor], Tensor]
+    module: nn.Module, inputs: tuple[Tensor, ...], loss: Loss, targets: Tensor
 ) -> tuple[Trace, Tensor, Tensor]:
     """A pass, the loss's gradient with respect to its outputs, and each row's loss.
 
@@ -127,10 +128,10 @@ def traced(
         InputError: as `clipped_gradient_sum`.
     """
     trace = open_trace(module, inputs)
-    back, losses = _differentiate(loss, trace.outputs)
+    back, losses = _differentiate(loss, trace.outputs, targets)
     if isinstance(trace, graph.GraphTrace) and module not in checked and not settled(module, trace, back):
         trace = HookedTrace(module, inputs)
-        back, losses = _differentiate(loss, trace.outputs)
+        back, losses = _differentiate(loss, trace.outputs, targets)
     return trace, back, losses
 
 
@@ -226,13 +227,29 @@ def finite(values: Tensor) -> bool:
         return math.isfinite(float(values.sum())) or bool(torch.isfinite(values).all())
 
 
-def _differentiate(loss: Callable[[Tensor], Tensor], outputs: Tensor) -> tuple[Tensor, Tensor]:
-    with torch.enable_grad():
-        leaf = outputs.detach().requires_grad_()
-        losses = loss(leaf)
-        if not finite(losses):
-            raise InputError("a row's loss is not finite; look at its target and at the weights")
-        if not losses.requires_grad:
-            return torch.zeros_like(leaf), losses
-        (back,) = torch.autograd.grad(losses.sum(), leaf)
-    return back, losses.detach()
+def _differentiate(loss: Loss, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradient of the sum of the rows' losses with respect to the outputs, and the losses."""
+    if _is_plain_cross_entropy(loss) and outputs.shape == targets.shape and targets.dtype == outputs.dtype:
+        with torch.no_grad():
+            losses = row_loss(loss, outputs, targets)
+            back = torch.sigmoid(outputs.detach()).sub_(targets)
+    else:
+        with torch.enable_grad():
+            leaf = outputs.detach().requires_grad_()
+            losses = row_loss(loss, leaf, targets)
+            back = torch.zeros_like(leaf)
+            if losses.requires_grad:
+                (back,) = torch.autograd.grad(losses.sum(), leaf)
+            losses = losses.detach()
+    if not finite(losses):
+        raise InputError("a row's loss is not finite; look at its target and at the weights")
+    return back, losses
+
+
+def _is_plain_cross_entropy(loss: Loss) -> bool:
+    return (
+        type(loss) is nn.BCEWithLogitsLoss
+        and loss.weight is None
+        and loss.pos_weight is None
+        and not loss._forward_hooks
+    )

@@ -13,7 +13,6 @@ covered by the slack of eps against u).
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -71,12 +70,14 @@ class Products(Gradient):
 
     def bounds(self, customers: Customers) -> Tensor:
         d, parts = self.d, [a for _, a in self.parts]
+        if d.dim() == 2 and customers.owner is None:
+            return self._alone(d, parts)
         if self.time_first:
             d, parts = d.transpose(0, 1), [a.transpose(0, 1) for a in parts]
-        if d.dim() == 3 and d.shape[1] == 1:
-            d, parts = d[:, 0], [a[:, 0] for a in parts]
         if customers.owner is None:
-            return self._alone(d, parts) if d.dim() == 2 else self._together(d, parts)
+            return (
+                self._together(d, parts) if d.shape[1] > 1 else self._alone(d[:, 0], [a[:, 0] for a in parts])
+            )
         if d.dim() == 2:
             d, parts = d[:, None], [a[:, None] for a in parts]
         found = d.new_zeros(customers.count)
@@ -93,14 +94,19 @@ class Products(Gradient):
     def _alone(self, d: Tensor, parts: Sequence[Tensor]) -> Tensor:
         """One product a customer: ‖d‖² (Σ‖a‖² + biases). A square that underflows counts as `tiny`."""
         limits = torch.finfo(d.dtype)
-        out, width = d.shape[1], sum(a.shape[1] for a in parts)
-        came = d.new_full((len(d),), len(self.biases) + width * limits.tiny)
+        came: Tensor | None = None
+        went: Tensor = torch.linalg.vector_norm(d, dim=1).square_()
+        out, width = d.shape[1], 0
         for a in parts:
-            came += torch.linalg.vector_norm(a, dim=1).square_()
-        went: Tensor = torch.linalg.vector_norm(d, dim=1).square_().add_(out * limits.tiny)
-        went *= came
-        went *= 1 + (out + width + 16) * limits.eps
-        return went
+            width += a.shape[1]
+            squared = torch.linalg.vector_norm(a, dim=1).square_()
+            came = squared if came is None else came.add_(squared)
+        least = len(self.biases) + width * limits.tiny
+        slack = 1 + (out + width + 16) * limits.eps
+        went.add_(out * limits.tiny)
+        if came is None:
+            return went.mul_(least * slack)
+        return went.mul_(came.add_(least).mul_(slack))
 
     def _together(self, d: Tensor, parts: Sequence[Tensor]) -> Tensor:
         """K products a customer, (customers, K, ·): the cheaper of the Gram matrices and the gradients themselves."""
@@ -143,10 +149,13 @@ class Products(Gradient):
     def sums(self, factors: Tensor | None) -> Sums:
         d = self.d
         if factors is not None:
-            shaped = factors if d.dim() == 1 else factors.to(d.dtype)
+            shaped = factors.to(d.dtype)
             shaped = shaped[:, None] if d.dim() == 2 else shaped[:, None, None]
             shaped = shaped.transpose(0, 1) if self.time_first else shaped
             d = d.mul_(shaped) if self.owned else d * shaped
+        if d.dim() == 2:
+            plain: Sums = [(w, (d.t() @ a).view(w.shape)) for w, a in self.parts]
+            return plain + [(bias, d.sum(0)) for bias in self.biases]
         flat = d.reshape(-1, d.shape[-1])
         found: Sums = [
             (weight, (flat.t() @ a.reshape(-1, a.shape[-1])).reshape(weight.shape))
@@ -294,21 +303,19 @@ def joined(gradients: Sequence[Gradient]) -> list[Gradient] | None:
 def factors(gradients: Sequence[Gradient], customers: Customers, clip: float) -> Tensor:
     """What each row is multiplied by so that no customer's gradient is longer than `clip`: (rows,), float64.
 
-    Exactly 1 for a customer within the clip. The last bits of the model's own floats, in which the factor is
-    applied, are left out of the clip.
+    The last bits of the model's own floats, in which the factor is applied, are left out of the clip; exactly 1
+    for a customer within what is left.
 
     Returns:
-        NaN where a gradient is not finite.
+        NaN or 0 where a gradient, or its square, is not finite.
     """
-    squared = torch.zeros(customers.count, dtype=torch.float64)
-    eps = 0.0
+    squared, eps = torch.zeros(customers.count, dtype=torch.float64), 0.0
     for gradient in gradients:
         found = gradient.bounds(customers)
-        squared += found
+        squared.add_(found, alpha=1 + (len(gradients) + 4) * 2.0**-52)
         eps = max(eps, torch.finfo(found.dtype).eps)
-    norms = squared.mul_(1 + (len(gradients) + 4) * 2.0**-52).sqrt_()
-    scaled = torch.where(norms > clip, clip * (1 - 8 * eps) / norms, 1.0)
-    return customers.of_rows(torch.where(torch.isfinite(norms), scaled, math.nan))
+    most = clip * (1 - 8 * eps)
+    return customers.of_rows(squared.sqrt_().reciprocal_().mul_(most).clamp_(max=1.0))
 
 
 def _diagonal(gram: Tensor) -> Tensor:

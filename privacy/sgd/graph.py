@@ -49,7 +49,7 @@ class GraphTrace:
     def __init__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self._rows = len(inputs[0])
         self._uses: list[_Use] = []
-        self._kept: list[Gradient] = []  # what recurrent layers hand out
+        self._desk = recurrent.Desk()
         self._recurrent: set[int] = set()
         self._anchor = inputs[0].new_zeros((), dtype=_dtype(module)).requires_grad_()
         with self._watched(module), torch.enable_grad():
@@ -67,7 +67,7 @@ class GraphTrace:
             for name, layer in layers(module):
                 if recurrent.supported(layer):
                     self._recurrent.update(map(id, layer.parameters()))
-                    run = functools.partial(recurrent.run, layer, self._kept.append, self._anchor)  # type: ignore[arg-type]
+                    run = functools.partial(recurrent.run, layer, self._desk, self._anchor)  # type: ignore[arg-type]
                     if "forward" in vars(layer):
                         raise Unsupported(f"{name}: its forward was replaced")
                     layer.forward = run
@@ -109,12 +109,12 @@ class GraphTrace:
     def _gradients(self, back: Tensor, *, keep_graph: bool) -> list[Gradient]:
         if not self.outputs.requires_grad:
             return []
-        self._kept.clear()
+        self._desk.gradients, self._desk.again = [], keep_graph
         edges: list[Any] = [use.out for use in self._uses]
         went = torch.autograd.grad(
             self.outputs, [*edges, self._anchor], back, retain_graph=keep_graph, allow_unused=True
         )
-        found = list(self._kept)
+        found = list(self._desk.gradients)
         with torch.no_grad():
             for use, d in zip(self._uses, went, strict=False):
                 if d is None:

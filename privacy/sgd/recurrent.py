@@ -6,7 +6,6 @@ state_dict is the weights of this, both ways. Time comes first inside: (T, rows,
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +15,25 @@ from torch import Tensor, nn
 from ...errors import InputError
 from .gradients import Gradient, Products
 
-Keep = Callable[[Gradient], None]
+
+class Desk:
+    """Where layers put their gradients.
+
+    Args:
+        again: the same pass may be differentiated again, so nothing of it may be written over.
+    """
+
+    def __init__(self) -> None:
+        self.gradients: list[Gradient] = []
+        self.again = False
+
+    def keep(self, gradient: Gradient) -> None:
+        """One more."""
+        self.gradients.append(gradient)
+
+    def room(self, gates: Tensor) -> Tensor:
+        """Where the gradient of the gates may be written: over the gates themselves, a step behind."""
+        return torch.empty_like(gates) if self.again else gates
 
 
 @dataclass(frozen=True)
@@ -46,8 +63,8 @@ def supported(layer: nn.Module) -> bool:
     return type(layer) in (nn.LSTM, nn.GRU) and not getattr(layer, "proj_size", 0)
 
 
-def run(layer: nn.LSTM | nn.GRU, keep: Keep, anchor: Tensor, came: Any, state: Any = None) -> Any:
-    """`layer(came, state)`; when the result is differentiated, `keep` is handed the layer's gradients.
+def run(layer: nn.LSTM | nn.GRU, desk: Desk, anchor: Tensor, came: Any, state: Any = None) -> Any:
+    """`layer(came, state)`; when the result is differentiated, the layer's gradients lie on `desk`.
 
     Args:
         came: (rows, T, in), or (T, rows, in) unless `batch_first`.
@@ -75,10 +92,10 @@ def run(layer: nn.LSTM | nn.GRU, keep: Keep, anchor: Tensor, came: Any, state: A
             weights = _weights(layer, depth, way)
             flipped = x.flip(0) if way else x
             if lstm:
-                out, h, c = _Lstm.apply(weights, keep, anchor, flipped, h0[at], c0[at])  # type: ignore[no-untyped-call]
+                out, h, c = _Lstm.apply(weights, desk, anchor, flipped, h0[at], c0[at])  # type: ignore[no-untyped-call]
                 last_c.append(c)
             else:
-                out, h = _Gru.apply(weights, keep, anchor, flipped, h0[at])  # type: ignore[no-untyped-call]
+                out, h = _Gru.apply(weights, desk, anchor, flipped, h0[at])  # type: ignore[no-untyped-call]
             outs.append(out.flip(0) if way else out)
             last_h.append(h)
         x = torch.cat(outs, 2) if ways == 2 else outs[0]
@@ -94,10 +111,10 @@ def _weights(layer: nn.LSTM | nn.GRU, depth: int, way: int) -> Weights:
     return Weights(*(getattr(layer, name + end, None) for name in names))  # type: ignore[arg-type]
 
 
-def _projected(weights: Weights, x: Tensor, bias: Tensor | None) -> Tensor:
+def _projected(w_in: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
     """x W_inᵀ + bias of all time at once, (T, rows, gates·H)."""
     flat = x.reshape(-1, x.shape[2])
-    turned = weights.w_in.t()
+    turned = w_in.t()
     out = flat @ turned if bias is None else torch.addmm(bias, flat, turned)
     return out.view(*x.shape[:2], -1)
 
@@ -107,58 +124,80 @@ class _Lstm(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, weights: Weights, keep: Keep, anchor: Tensor, x: Tensor, h0: Tensor, c0: Tensor
+        ctx: Any, weights: Weights, desk: Desk, anchor: Tensor, x: Tensor, h0: Tensor, c0: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.set_materialize_grads(False)
         steps, rows, _ = x.shape
         x, size = x.contiguous(), h0.shape[1]
-        bias = None if weights.b_in is None or weights.b_hidden is None else weights.b_in + weights.b_hidden
-        gates = _projected(weights, x, bias)
+        w_in: Tensor = weights.w_in
+        w_hidden: Tensor = weights.w_hidden
+        bias = None
+        if weights.b_in is not None and weights.b_hidden is not None:
+            bias = weights.b_in + weights.b_hidden
+        quick = x.dtype == torch.float32
+        if quick:  # tanh(z) = 2σ(2z) − 1, so that one σ serves all gates: torch has it three times as fast
+            double = x.new_ones(4 * size)
+            double[2 * size : 3 * size] = 2
+            w_in, w_hidden = w_in * double[:, None], w_hidden * double[:, None]
+            bias = None if bias is None else bias * double
+        gates = _projected(w_in, x, bias)
         hidden, cells = x.new_empty(steps + 1, rows, size), x.new_empty(steps + 1, rows, size)
         squashed = x.new_empty(steps, rows, size)
         hidden[0], cells[0] = h0, c0
-        turned = weights.w_hidden.t()
-        for t in range(steps):
-            g = gates[t]
-            g.addmm_(hidden[t], turned)
-            g[:, : 2 * size].sigmoid_()
-            g[:, 2 * size : 3 * size].tanh_()
-            g[:, 3 * size :].sigmoid_()
-            torch.mul(g[:, size : 2 * size], cells[t], out=cells[t + 1])
-            cells[t + 1].addcmul_(g[:, :size], g[:, 2 * size : 3 * size])
-            torch.tanh(cells[t + 1], out=squashed[t])
-            torch.mul(g[:, 3 * size :], squashed[t], out=hidden[t + 1])
-        ctx.weights, ctx.keep = weights, keep
-        ctx.kept = (x, gates, hidden, cells, squashed)
-        return hidden[1:].clone(), hidden[-1].clone(), cells[-1].clone()
+        turned = w_hidden.t()
+        h, c = hidden.unbind(0), cells.unbind(0)
+        i, f, new, o = (gate.unbind(0) for gate in gates.view(steps, rows, 4, size).unbind(2))
+        both = gates[:, :, : 2 * size].unbind(0)
+        for t, (gate, tanh_c) in enumerate(zip(gates.unbind(0), squashed.unbind(0), strict=True)):
+            gate.addmm_(h[t], turned)
+            if quick:
+                gate.sigmoid_()
+                torch.add(_MINUS, new[t], alpha=2, out=new[t])
+            else:
+                both[t].sigmoid_()
+                o[t].sigmoid_()
+                new[t].tanh_()
+            torch.mul(f[t], c[t], out=c[t + 1])
+            c[t + 1].addcmul_(i[t], new[t])
+            if quick:
+                torch.mul(c[t + 1], 2, out=tanh_c).sigmoid_()
+                torch.add(_MINUS, tanh_c, alpha=2, out=tanh_c)
+            else:
+                torch.tanh(c[t + 1], out=tanh_c)
+            torch.mul(o[t], tanh_c, out=h[t + 1])
+        ctx.weights, ctx.desk = weights, desk
+        ctx.kept, ctx.version = (x, gates, hidden, cells, squashed), hidden._version
+        return hidden[1:], hidden[-1].clone(), cells[-1].clone()
 
     @staticmethod
     def backward(ctx: Any, d_out: Tensor | None, d_h: Tensor | None, d_c: Tensor | None) -> Any:
-        x, gates, hidden, cells, squashed = ctx.kept
-        weights, size = ctx.weights, hidden.shape[2]
-        steps = len(x)
-        dh = torch.zeros_like(hidden[0]) if d_h is None else d_h.clone()
-        dc = torch.zeros_like(dh) if d_c is None else d_c.clone()
-        d = torch.empty_like(gates)
+        x, gates, hidden, cells, tanh_c = ctx.kept
+        weights, (steps, rows, size) = ctx.weights, tanh_c.shape
+        _unchanged(hidden, ctx.version)
+        # What the gradients of c (for i, f, g) and of h (for o) are multiplied by, of all time at once; then
+        # backwards through it, in the same place.
+        i, f, new, o = gates.view(steps, rows, 4, size).unbind(2)
+        forget, through = f.clone(), _TANH_BACK(o, tanh_c)
+        slope_i, slope_new = _SIGMOID_BACK(new, i), _TANH_BACK(i, new)
+        d = ctx.desk.room(gates)
+        d_i, d_f, d_new, d_o = d.view(steps, rows, 4, size).unbind(2)
+        _SIGMOID_BACK_OUT(cells[:-1], f, grad_input=d_f)
+        _SIGMOID_BACK_OUT(tanh_c, o, grad_input=d_o)
+        d_i.copy_(slope_i)
+        d_new.copy_(slope_new)
+        dh = hidden.new_zeros(rows, size) if d_h is None else d_h.clone()
+        dc = hidden.new_zeros(rows, size) if d_c is None else d_c.clone()
+        of_cell, of_out = d.view(steps, rows, 4, size)[:, :, :3].unbind(0), d_o.unbind(0)
+        by_cell = dc[:, None, :]
         for t in range(steps - 1, -1, -1):
             if d_out is not None:
                 dh += d_out[t]
-            g, tanh_c = gates[t], squashed[t]
-            i, f = g[:, :size], g[:, size : 2 * size]
-            new, o = g[:, 2 * size : 3 * size], g[:, 3 * size :]
-            dh_o = dh * o
-            dc += _TANH_BACK(dh_o, tanh_c)
-            slot = d[t]
-            torch.mul(dc, new, out=slot[:, :size])
-            torch.mul(dc, cells[t], out=slot[:, size : 2 * size])
-            torch.mul(dh, tanh_c, out=slot[:, 3 * size :])
-            _SIGMOID_BACK_OUT(slot[:, : 2 * size], g[:, : 2 * size], grad_input=slot[:, : 2 * size])
-            _SIGMOID_BACK_OUT(slot[:, 3 * size :], o, grad_input=slot[:, 3 * size :])
-            torch.mul(dc, i, out=slot[:, 2 * size : 3 * size])
-            _TANH_BACK_OUT(slot[:, 2 * size : 3 * size], new, grad_input=slot[:, 2 * size : 3 * size])
-            dc.mul_(f)
-            torch.mm(slot, weights.w_hidden, out=dh)
-        ctx.keep(weights.gradient(d, x, hidden[:-1]))
+            dc.addcmul_(dh, through[t])
+            of_cell[t].mul_(by_cell)
+            of_out[t].mul_(dh)
+            dc.mul_(forget[t])
+            torch.mm(d[t], weights.w_hidden, out=dh)
+        ctx.desk.keep(weights.gradient(d, x, hidden[:-1]))
         dx = None
         if ctx.needs_input_grad[3]:
             dx = (d.view(-1, 4 * size) @ weights.w_in).view_as(x)
@@ -170,56 +209,71 @@ class _Gru(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, weights: Weights, keep: Keep, anchor: Tensor, x: Tensor, h0: Tensor
+        ctx: Any, weights: Weights, desk: Desk, anchor: Tensor, x: Tensor, h0: Tensor
     ) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
         steps, rows, _ = x.shape
         x, size = x.contiguous(), h0.shape[1]
-        gates = _projected(weights, x, weights.b_in)
+        gates = _projected(weights.w_in, x, weights.b_in)
         hidden = x.new_empty(steps + 1, rows, size)
         inner = x.new_empty(steps, rows, size)  # W_hn h + b_hn
         hidden[0] = h0
-        turned = weights.w_hidden.t()
+        turned, bias = weights.w_hidden.t(), weights.b_hidden
+        h, both = hidden.unbind(0), gates[:, :, : 2 * size].unbind(0)
+        r, z, new = (gate.unbind(0) for gate in gates.view(steps, rows, 3, size).unbind(2))
         for t in range(steps):
-            g, h = gates[t], hidden[t]
-            bias = weights.b_hidden
-            from_state = h @ turned if bias is None else torch.addmm(bias, h, turned)
-            g[:, : 2 * size].add_(from_state[:, : 2 * size]).sigmoid_()
-            inner[t] = from_state[:, 2 * size :]
-            g[:, 2 * size :].addcmul_(g[:, :size], inner[t]).tanh_()
-            torch.lerp(g[:, 2 * size :], h, g[:, size : 2 * size], out=hidden[t + 1])
-        ctx.weights, ctx.keep = weights, keep
-        ctx.kept = (x, gates, hidden, inner)
-        return hidden[1:].clone(), hidden[-1].clone()
+            state = h[t] @ turned if bias is None else torch.addmm(bias, h[t], turned)
+            both[t].add_(state[:, : 2 * size]).sigmoid_()
+            inner[t] = state[:, 2 * size :]
+            _tanh_(new[t].addcmul_(r[t], inner[t]))
+            torch.lerp(new[t], h[t], z[t], out=h[t + 1])
+        ctx.weights, ctx.desk = weights, desk
+        ctx.kept, ctx.version = (x, gates, hidden, inner), hidden._version
+        return hidden[1:], hidden[-1].clone()
 
     @staticmethod
     def backward(ctx: Any, d_out: Tensor | None, d_h: Tensor | None) -> Any:
         x, gates, hidden, inner = ctx.kept
-        weights, size = ctx.weights, hidden.shape[2]
-        dh = torch.zeros_like(hidden[0]) if d_h is None else d_h.clone()
-        d_in = torch.empty_like(gates)
+        weights, (steps, rows, size) = ctx.weights, inner.shape
+        _unchanged(hidden, ctx.version)
+        d_in = ctx.desk.room(gates)
         d_state = torch.empty_like(gates)  # as d_in, but for the new gate what r lets through
-        for t in range(len(x) - 1, -1, -1):
+        dh = hidden.new_zeros(rows, size) if d_h is None else d_h.clone()
+        h = hidden.unbind(0)
+        r, z, new = (gate.unbind(0) for gate in gates.view(steps, rows, 3, size).unbind(2))
+        for t in range(steps - 1, -1, -1):
             if d_out is not None:
                 dh += d_out[t]
-            g, a, b = gates[t], d_in[t], d_state[t]
-            r, z, new = g[:, :size], g[:, size : 2 * size], g[:, 2 * size :]
-            dn = _TANH_BACK(dh - dh * z, new)
-            a[:, 2 * size :] = dn
-            torch.mul(dn, r, out=b[:, 2 * size :])
-            a[:, :size] = _SIGMOID_BACK(dn * inner[t], r)
-            a[:, size : 2 * size] = _SIGMOID_BACK(dh * (hidden[t] - new), z)
+            a, b = d_in[t], d_state[t]
+            dz = _SIGMOID_BACK(dh * (h[t] - new[t]), z[t])
+            kept = dh * z[t]
+            dn = _TANH_BACK(dh - kept, new[t])
+            torch.mul(dn, r[t], out=b[:, 2 * size :])
+            dr = _SIGMOID_BACK(dn * inner[t], r[t])
+            torch.cat([dr, dz, dn], 1, out=a)
             b[:, : 2 * size] = a[:, : 2 * size]
-            dh = torch.addmm(dh * z, b, weights.w_hidden)
-        for d, came, state in ((d_in, x, None), (d_state, None, hidden[:-1])):
-            ctx.keep(weights.gradient(d, came, state))
+            dh = torch.addmm(kept, b, weights.w_hidden)
+        ctx.desk.keep(weights.gradient(d_in, x, None))
+        ctx.desk.keep(weights.gradient(d_state, None, hidden[:-1]))
         dx = None
         if ctx.needs_input_grad[3]:
             dx = (d_in.view(-1, 3 * size) @ weights.w_in).view_as(x)
         return None, None, dh.new_zeros(()), dx, dh
 
 
+def _tanh_(x: Tensor) -> Tensor:
+    """tanh in place; of float32 by the logistic function, which torch has three times as fast, to 1e-7."""
+    if x.dtype == torch.float32:
+        return x.mul_(2).sigmoid_().mul_(2).sub_(1)
+    return x.tanh_()
+
+
+def _unchanged(hidden: Tensor, version: int) -> None:
+    if hidden._version != version:
+        raise InputError("the output of a recurrent layer was changed in place: clone it first")
+
+
+_MINUS = torch.tensor(-1.0)
 _SIGMOID_BACK = torch.ops.aten.sigmoid_backward
 _SIGMOID_BACK_OUT = torch.ops.aten.sigmoid_backward.grad_input
 _TANH_BACK = torch.ops.aten.tanh_backward
-_TANH_BACK_OUT = torch.ops.aten.tanh_backward.grad_input
