@@ -3,100 +3,144 @@
 from __future__ import annotations
 
 import ast
+import inspect
+import runpy
+from fractions import Fraction
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from support.goodness import (
-    chi_square,
-    discrete_gaussian_p,
-    discrete_gaussian_pmf,
-    gaussian_p,
-    uniform_bytes_p,
-)
+from support.gaussians import cks
+from support.goodness import chi_square, discrete_gaussian_p, discrete_gaussian_pmf, same_p, uniform_bytes_p
 
 import foedus
 from foedus.errors import InputError
 from foedus.privacy.noise import Keystream, discrete_gaussian
+from foedus.privacy.secagg.codec import Fixed, Grid
+from foedus.privacy.secagg.masks import CHUNK, chunks
 
 Integers = npt.NDArray[np.int64]
 REJECT = 1e-9
-SMALL, LARGE = 4, 352_208
+N = 100_000
+SIGMAS = [1, 2, 4, 17, 64, 1000, 1024, 1025, 5000, 2**20, 2**30 + 7, 2**40 - 1]
 
 
-@pytest.fixture(scope="module")
-def small() -> Integers:
-    return discrete_gaussian(SMALL, 100_000, Keystream())
-
-
-@pytest.fixture(scope="module")
-def large() -> Integers:
-    return discrete_gaussian(LARGE, 100_000, Keystream())
-
-
-def p_of(samples: Integers, sigma: float) -> float:
-    return discrete_gaussian_p(samples, sigma) if sigma < 1000 else gaussian_p(samples, sigma)
+@cache
+def drawn(sigma: int) -> Integers:
+    """100,000 samples; read-only, since every test has the same."""
+    samples = discrete_gaussian(sigma, N, Keystream())
+    samples.setflags(write=False)
+    return samples
 
 
 # ── the sampler ──────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize(("which", "sigma"), [("small", SMALL), ("large", LARGE)])
-def test_the_samples_are_discrete_gaussian_of_this_sigma_and_no_other(
-    which: str, sigma: float, request: pytest.FixtureRequest
-) -> None:
-    samples = request.getfixturevalue(which)
-    assert samples.dtype == np.int64
-    assert p_of(samples, sigma) > REJECT
-    for factor in (0.7, 0.9, 1.1, 1.3):
-        assert p_of(samples, factor * sigma) < REJECT
+@pytest.mark.parametrize("sigma", SIGMAS)
+def test_the_samples_are_discrete_gaussian_of_this_sigma_and_no_other(sigma: int) -> None:
+    """A false alarm comes once in 10^9 runs; 0.7 and 1.3 sigma would pass with p < 10^-20, 0.9 and 1.1 with 10^-9."""
+    samples = drawn(sigma)
+    assert samples.dtype == np.int64 and samples.shape == (N,)
+    assert discrete_gaussian_p(samples, sigma) > REJECT
+    for factor, at_most in ((0.7, 1e-20), (1.3, 1e-20), (0.9, REJECT), (1.1, REJECT)):
+        assert discrete_gaussian_p(samples, factor * sigma) < at_most
 
 
-@pytest.mark.parametrize(("which", "sigma"), [("small", SMALL), ("large", LARGE)])
-def test_the_test_would_see_bad_noise(which: str, sigma: int, request: pytest.FixtureRequest) -> None:
-    samples = request.getfixturevalue(which)
-    half = samples[: len(samples) // 2]
+@pytest.mark.parametrize("sigma", [4, 1000, 2**20])
+def test_the_test_would_see_bad_noise(sigma: int) -> None:
+    samples = drawn(sigma)
+    half = samples[: N // 2]
     bad = {
         "shifted by σ/4": samples + sigma // 4,
         "constant": np.zeros_like(samples),
         "one-sided": np.abs(samples),
         "cut off at 1.5σ": np.clip(samples, -3 * sigma // 2, 3 * sigma // 2),
-        "a stream of 500 samples again and again": np.resize(samples[:500], len(samples)),
-        "every second sample zero": np.where(np.arange(len(samples)) % 2, samples, 0),
-        "a continuous Gaussian of twice the variance": np.rint(half * np.sqrt(2)).astype(np.int64),
+        "a stream of 500 samples again and again": np.resize(samples[:500], N),
+        "every second sample zero": np.where(np.arange(N) % 2, samples, 0),
+        "of twice the variance": np.rint(half * np.sqrt(2)).astype(np.int64),
     }
-    missed = [name for name, wrong in bad.items() if p_of(wrong, sigma) >= REJECT]
+    missed = [name for name, wrong in bad.items() if discrete_gaussian_p(wrong, sigma) >= REJECT]
     assert missed == []
 
 
-def test_mean_and_variance_are_those_of_the_pmf(small: Integers) -> None:
-    n = len(small)
-    assert abs(small.mean()) < 6 * SMALL / np.sqrt(n)
-    assert abs(small.var() / SMALL**2 - 1) < 6 * np.sqrt(2 / n)
+@pytest.mark.parametrize("sigma", SIGMAS)
+def test_mean_variance_and_symmetry(sigma: int) -> None:
+    samples = drawn(sigma) / sigma
+    variance = 1.0 if sigma > 1 else float(discrete_gaussian_pmf(1, 12) @ np.arange(-12, 13) ** 2)
+    assert abs(samples.mean()) < 6 / np.sqrt(N)
+    assert abs(samples.var() - variance) < 6 * np.sqrt(2 / N)  # sees a sigma that is off by 1.4 %
+    assert same_p(drawn(sigma)[: N // 2], -drawn(sigma)[N // 2 :]) > REJECT
+    positive, negative = int((samples > 0).sum()), int((samples < 0).sum())
+    assert abs(positive - negative) < 6 * np.sqrt(N)
 
 
-def test_samples_are_independent(small: Integers) -> None:
-    for lag in (1, 2, 7):
-        correlation = float(np.corrcoef(small[:-lag], small[lag:])[0, 1])
-        assert abs(correlation) < 6 / np.sqrt(len(small))
+@pytest.mark.parametrize("sigma", [1, 17, 1025, 2**20])
+def test_samples_are_independent(sigma: int) -> None:
+    samples = drawn(sigma)
+    for lag in (1, 2, 7, 1 << 15):
+        correlation = float(np.corrcoef(samples[:-lag], samples[lag:])[0, 1])
+        assert abs(correlation) < 6 / np.sqrt(N - lag)
 
 
-@pytest.mark.parametrize("sigma", [1, 2, 37])
-def test_other_scales(sigma: int) -> None:
-    samples = discrete_gaussian(sigma, 20_000, Keystream())
-    assert discrete_gaussian_p(samples, sigma) > REJECT
-    assert discrete_gaussian_p(samples, 1.3 * sigma) < REJECT
+@pytest.mark.parametrize("sigma", [s for s in SIGMAS if s >= 1000])
+def test_the_lowest_bits_are_uniform(sigma: int) -> None:
+    """Below sigma/16 the grid does not show: residues are uniform to exp(−2π²·16²)."""
+    for modulus in (2, 7, 64 if sigma > 1024 else 60):
+        counts = np.bincount(drawn(sigma) % modulus, minlength=modulus)
+        assert chi_square(counts.tolist(), [N / modulus] * modulus) > REJECT
 
 
-@pytest.mark.parametrize("sigma", [0, -4, 2**40])
+@pytest.mark.parametrize("sigma", [1, 4, 1024, 1025, 2**20])
+def test_the_algorithm_of_canonne_kamath_and_steinke_draws_the_same(sigma: int) -> None:
+    other = cks(sigma, 8000, Keystream())
+    assert same_p(drawn(sigma), other) > REJECT
+    assert same_p(drawn(sigma), np.rint(1.3 * other).astype(np.int64)) < REJECT
+
+
+def test_a_sigma_may_be_a_fraction() -> None:
+    for sigma in (Fraction(5, 2), Fraction(10**7, 3)):
+        samples = discrete_gaussian(sigma, N, Keystream())
+        assert discrete_gaussian_p(samples, float(sigma)) > REJECT
+        assert discrete_gaussian_p(samples, 1.1 * float(sigma)) < REJECT
+
+
+@pytest.mark.parametrize("sigma", [0, -4, 2**40, 4.0, float("nan"), True, "4", None, Fraction(1, 2)])
 def test_a_sigma_out_of_range_is_refused(sigma: int) -> None:
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match="sigma must be a whole number or a Fraction from 1"):
         discrete_gaussian(sigma, 1, Keystream())
 
 
 def test_no_samples_of_nothing() -> None:
-    assert discrete_gaussian(SMALL, 0, Keystream()).shape == (0,)
+    for sigma in (4, 5000):
+        assert discrete_gaussian(sigma, 0, Keystream()).shape == (0,)
+    with pytest.raises(InputError, match="-1 samples"):
+        discrete_gaussian(4, -1, Keystream())
+
+
+def test_it_takes_no_seed_and_never_repeats() -> None:
+    assert list(inspect.signature(discrete_gaussian).parameters) == ["sigma", "size", "stream"]
+    assert list(inspect.signature(Keystream).parameters) == []
+    seen = {discrete_gaussian(2**30, 4, Keystream()).tobytes() for _ in range(50)}
+    stream = Keystream()
+    seen |= {discrete_gaussian(2**30, 4, stream).tobytes() for _ in range(50)}
+    assert len(seen) == 100
+
+
+def test_a_vector_to_be_summed_takes_its_noise_chunk_by_chunk() -> None:
+    d, sigma, counts = 2 * CHUNK + 1000, 1000, []
+    stream = Keystream()
+
+    def noise(count: int) -> Integers:
+        counts.append(count)
+        return discrete_gaussian(sigma, count, stream)
+
+    grid = Grid.choose(silos=3, clip=1.0, sigma=0.5, dimension=d)
+    source = Fixed(np.zeros(d), grid, noise=noise)
+    total = np.concatenate([source.chunk(start, stop).astype(np.int64) for start, stop in chunks(d)])
+    assert counts == [CHUNK, CHUNK, 1000]
+    assert discrete_gaussian_p(total, sigma) > REJECT
 
 
 # ── the keystream ────────────────────────────────────────────────────────────────────────────────
@@ -239,3 +283,24 @@ def test_the_helpers_p_values_are_uniform_under_the_null() -> None:
     ps = [discrete_gaussian_p(rng.choice(73, 2000, p=pmf) - 36, 3.0) for _ in range(300)]
     assert 0.4 < float(np.mean(ps)) < 0.6
     assert sum(p < 0.05 for p in ps) < 45 and sum(p < 0.5 for p in ps) > 90
+
+
+def test_the_helper_compares_two_samples() -> None:
+    rng = np.random.default_rng(2)
+    one, other, wide = (np.rint(rng.normal(0, s, 4000)).astype(np.int64) for s in (5, 5, 6.5))
+    assert same_p(one, other) > 1e-6
+    assert same_p(one, wide) < REJECT and same_p(one, other + 2) < REJECT
+    with pytest.raises(ValueError, match="too few"):
+        same_p(one[:9], other[:9])
+
+
+# ── the benchmark ────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_benchmark_compares_and_notices_a_wrong_sampler() -> None:
+    bench = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "noise.py"))
+    line, _ = bench["row"](4, 1)
+    assert line.startswith("| 2^2 | ") and "≥ 8" in line
+    wrong = bench["jobs"](lambda sigma, size, stream: discrete_gaussian(2 * sigma, size, stream), 4, 5000)
+    with pytest.raises(AssertionError, match="where 4 is due"):
+        next(wrong)(bench["Watch"]())
