@@ -14,6 +14,40 @@ from ..errors import InputError
 
 
 @dataclass(frozen=True)
+class Gaussian:
+    """Gaussian noise on a sum.
+
+    Args:
+        noise_multiplier: standard deviation ÷ the L2 norm one customer can move the sum by.
+    """
+
+    noise_multiplier: float
+
+    def __post_init__(self) -> None:
+        _positive("noise_multiplier", self.noise_multiplier)
+
+
+@dataclass(frozen=True)
+class PoissonSampled:
+    """`event` over a random part of the customers, each in it independently.
+
+    Args:
+        sampling_probability: in (0, 1]; 1 is `event` itself.
+        event: what is done to those who were drawn.
+    """
+
+    sampling_probability: float
+    event: Gaussian
+
+    def __post_init__(self) -> None:
+        _positive("sampling_probability", self.sampling_probability)
+        if self.sampling_probability > 1:
+            raise InputError(f"sampling_probability is at most 1, not {self.sampling_probability}")
+        if not isinstance(self.event, Gaussian):
+            raise InputError(f"only a Gaussian is accounted for under sampling, not {self.event!r}")
+
+
+@dataclass(frozen=True)
 class DistributedDiscreteGaussian:
     """The sum of `shares` independent discrete Gaussians N_Z(0, sigma²) per coordinate, added to an integer vector.
 
@@ -98,3 +132,8 @@ def from_json(value: Any) -> Event:
         if whole in fields and not isinstance(fields[whole], int):
             raise InputError(f"privacy event {value['event']}: {whole} is a whole number")
     return cls(**fields)
+
+
+def _positive(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise InputError(f"{name} must be positive and finite, not {value}")

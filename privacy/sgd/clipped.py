@@ -129,7 +129,7 @@ def traced(
     """
     trace = open_trace(module, inputs)
     back, losses = _differentiate(loss, trace.outputs, targets)
-    if isinstance(trace, graph.GraphTrace) and module not in checked and not settled(module, trace, back):
+    if not settled(module, trace, back):
         trace = HookedTrace(module, inputs)
         back, losses = _differentiate(loss, trace.outputs, targets)
     return trace, back, losses
@@ -149,8 +149,12 @@ def open_trace(module: nn.Module, inputs: tuple[Tensor, ...]) -> Trace:
         return HookedTrace(module, inputs)
 
 
-def settled(module: nn.Module, trace: graph.GraphTrace, back: Tensor) -> bool:
+def settled(module: nn.Module, trace: Trace, back: Tensor) -> bool:
     """Whether the formulas fit this module, looked at once; False sends it to Opacus' hooks from now on."""
+    if not isinstance(trace, graph.GraphTrace):
+        return True
+    if module in checked:
+        return checked[module]
     try:
         trace.check(module, back)
     except graph.Unsupported:

@@ -143,7 +143,7 @@ class Products(Gradient):
             size += d.shape[2] * a.shape[2]
         width = sum(a.shape[2] for a in parts)
         loose = _loose(torch.linalg.vector_norm(d, dim=2).square(), came, d.shape[2] + width)
-        norm = (squared * (1 + (size + 16) * limits.eps)).sqrt()
+        norm: Tensor = (squared * (1 + (size + 16) * limits.eps)).sqrt()
         return (norm + (2 * steps + 8) * limits.eps * loose).square() + size * limits.tiny
 
     def sums(self, factors: Tensor | None) -> Sums:

@@ -22,8 +22,8 @@ from .gradients import Explicit, Gradient, Lookups, Products, joined, products
 from .reference import layer_gradient
 
 
-class Unsupported(Exception):
-    """This module's gradients can't be put together layer by layer; says why."""
+class Unsupported(InputError):
+    """This module's gradients can't be put together layer by layer; Opacus' hooks may still serve it."""
 
 
 @dataclass
@@ -133,7 +133,7 @@ class GraphTrace:
         Once a module is enough: both hold for all batches or fail for nearly all.
 
         Raises:
-            Unsupported: the sum is another. InputError: rows influence each other.
+            InputError: the sum is another, or rows influence each other. Unsupported: as `gradients`.
         """
         gradients = self._gradients(back, keep_graph=True)
         trainable = [p for p in module.parameters() if p.requires_grad and id(p) not in self._recurrent]
@@ -143,7 +143,10 @@ class GraphTrace:
             for p, true in zip(trainable, truth, strict=True):
                 ours = told.get(id(p), torch.zeros_like(p))
                 if not _alike(ours, torch.zeros_like(p) if true is None else true, self._rows):
-                    raise Unsupported("a parameter is used outside its layer's forward pass")
+                    raise InputError(
+                        f"{type(module).__name__} uses a layer's parameter outside that layer's forward pass, where "
+                        "its gradient per customer can't be seen"
+                    )
         if self._rows < 2:
             return
         weights = 0.5 + torch.arange(1, self._rows + 1, dtype=torch.float64).mul(0.6180339887).frac()
