@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -204,6 +205,7 @@ def main() -> int:
     told = parser.parse_args()
     core = measure.one_core()
     torch.set_num_threads(1)
+    warnings.showwarning = lambda *_, **__: None  # Opacus' hooks warn at every step, past any filter
     if told.memory:
         sys.stdout.write(str(growth_of(told.memory, told.kind, told.batch)))
         return 0

@@ -147,11 +147,9 @@ def jobs(name: str, kind: str, batch: int, repeat: int) -> Iterator[Job]:
     while True:
 
         def job(watch: Watch) -> None:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                with watch:
-                    for _ in range(repeat):
-                        step(x, y)
+            with watch:
+                for _ in range(repeat):
+                    step(x, y)
 
         yield job
 

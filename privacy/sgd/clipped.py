@@ -77,23 +77,22 @@ def summed(
     rows = check_inputs(inputs)
     if len(targets) != rows:
         raise InputError(f"{len(targets)} targets for {rows} rows")
-    links = chain.links(module)
-    trainable = check_module(module) if links is None else chain.trainable(links)
-    total, customers, lost = np.zeros(sum(p.numel() for p in trainable)), 0, 0.0
+    parameters = trainable(module)
+    total, customers, lost = np.zeros(sum(p.numel() for p in parameters)), 0, 0.0
     if rows == 0:
         count(0, groups)
         return total, 0, 0.0
-    for which, part in blocks(rows, groups, BLOCK if links else block(module)):
+    for which, part in blocks(rows, groups, block(module)):
         theirs, answers = tuple(x[which] for x in inputs), targets[which]
         trace, back, losses = traced(module, theirs, loss, answers)
-        total += clipped(trace.gradients(back), part, clip, trainable)
+        total += clipped(trace.gradients(back), part, clip, parameters)
         customers += part.count
         lost += float(losses.sum())
     return total, customers, lost
 
 
 def clipped(
-    gradients: list[Gradient], customers: Customers, clip: float, trainable: list[nn.Parameter]
+    gradients: list[Gradient], customers: Customers, clip: float, parameters: list[nn.Parameter]
 ) -> Floats:
     """One block's sum of clipped gradients, flat, float64.
 
@@ -110,7 +109,7 @@ def clipped(
         sums = dict[int, Tensor]()
         for gradient in gradients:
             sums.update((id(p), t) for p, t in gradient.sums(None if least == 1.0 else scale))
-        flat = [sums[id(p)].reshape(-1) if id(p) in sums else p.new_zeros(p.numel()) for p in trainable]
+        flat = [sums[id(p)].reshape(-1) if id(p) in sums else p.new_zeros(p.numel()) for p in parameters]
         found: Floats = torch.cat(flat).numpy().astype(np.float64) if flat else np.zeros(0)
     if not np.isfinite(found).all():
         raise InputError(
@@ -166,6 +165,8 @@ def settled(module: nn.Module, trace: Trace, back: Tensor) -> bool:
 
 def block(module: nn.Module) -> int:
     """How many rows to work through at once."""
+    if chain.links(module) is not None:
+        return BLOCK
     if checked.get(module) is False:
         size = sum(p.numel() for p in module.parameters() if p.requires_grad)
     else:
@@ -208,6 +209,16 @@ def check_inputs(inputs: tuple[Tensor, ...]) -> int:
         if x.is_floating_point() and not finite(x):
             raise InputError("an input is not finite; look for missing or infinite values")
     return len(inputs[0])
+
+
+def trainable(module: nn.Module) -> list[nn.Parameter]:
+    """The trainable parameters, in the order of `parameters()`.
+
+    Raises:
+        InputError: as `check_module`.
+    """
+    links = chain.links(module)
+    return check_module(module) if links is None else chain.trainable(links)
 
 
 def check_module(module: nn.Module) -> list[nn.Parameter]:

@@ -78,6 +78,7 @@ class PrivateModel(nn.Module):
         self._loss, self._reduction = loss, reduction
         self._pending: _Sum | None = None
         self._written: list[tuple[Tensor, int]] = []
+        self._parameters_then = list(module.parameters())
 
     def forward(self, *inputs: Tensor, groups: Groups = None) -> Tensor:
         """Outputs, rows first; `groups` says which rows are one customer's."""
@@ -85,7 +86,7 @@ class PrivateModel(nn.Module):
             found: Tensor = self.module(*inputs)
             return found
         rows = clipping.check_inputs(inputs)
-        clipping.check_module(self.module)
+        self._check_same()
         if rows == 0:
             count(0, groups)
             outputs = self._shape_of_none(inputs)
@@ -100,12 +101,12 @@ class PrivateModel(nn.Module):
                 outputs[which] = trace.outputs.detach()
 
         def summed(back: Tensor) -> tuple[Floats, int]:
-            total, customers = self._nothing(), 0
+            total, customers, trainable = self._nothing(), 0, self._trainable()
             for which, part, trace in parts:
                 theirs = back[which]
                 if not clipping.settled(self.module, trace, theirs):
                     trace = clipping.open_trace(self.module, tuple(x[which] for x in inputs))
-                total += clipping.clipped(trace.gradients(theirs), part, self.clip, self._trainable())
+                total += clipping.clipped(trace.gradients(theirs), part, self.clip, trainable)
                 customers += part.count
             return total, customers
 
@@ -122,6 +123,7 @@ class PrivateModel(nn.Module):
         inputs = inputs if isinstance(inputs, tuple) else (inputs,)
         if not (self.training and torch.is_grad_enabled()):
             return clipping.row_loss(self._loss, self.module(*inputs), targets).mean()
+        self._check_same()
         total, customers, lost = clipping.summed(self.module, self._loss, inputs, targets, self.clip, groups)
         mean = torch.tensor(lost / max(1, len(targets)), dtype=torch.float64)
         return self._bound(mean, lambda back: self._whole(back, total, customers))
@@ -150,22 +152,22 @@ class PrivateModel(nn.Module):
             if value.dim() and self._reduction == "mean":
                 scaled = back * len(back)
             total, customers = summed(scaled)
-            self._pending = _Sum(total, customers, self.write(total))
+            self._pending = _Sum(total, customers, self._write(total))
 
         anchor = torch.zeros((), dtype=value.dtype, requires_grad=True)
         found: Tensor = _Boundary.apply(anchor, value, arrived)  # type: ignore[no-untyped-call]
         return found
 
-    def write(self, total: Floats) -> list[tuple[Tensor, int]]:
+    def _write(self, total: Floats) -> list[tuple[Tensor, int]]:
         """Put a flat vector into the trainable parameters' `.grad`."""
-        flat, at, written = torch.from_numpy(total), 0, []
-        for p in self._trainable():
-            size = p.numel()
-            p.grad = flat[at : at + size].to(p.dtype, copy=True).view(p.shape)
-            written.append((p.grad, p.grad._version))
-            at += size
-        self._written = written
-        return written
+        trainable = self._trainable()
+        dtypes = {p.dtype for p in trainable}
+        flat = torch.from_numpy(total).to(dtypes.pop() if len(dtypes) == 1 else torch.float64, copy=True)
+        self._written = []
+        for p, part in zip(trainable, torch.split(flat, [p.numel() for p in trainable]), strict=True):
+            p.grad = part.view(p.shape) if part.dtype == p.dtype else part.to(p.dtype).view(p.shape)
+            self._written.append((p.grad, p.grad._version))
+        return self._written
 
     def _is_ours(self, grad: Tensor | None) -> bool:
         """Nothing, zeros, or what was last written."""
@@ -181,6 +183,8 @@ class PrivateModel(nn.Module):
         """
         pending, self._pending = self._pending, None
         if pending is not None:
+            if len(pending.total) != self.dimension:
+                raise InputError("a parameter was frozen or freed between backward() and step()")
             for p, (grad, version) in zip(self._trainable(), pending.written, strict=True):
                 if p.grad is not grad or grad._version != version:
                     raise InputError(
@@ -193,8 +197,13 @@ class PrivateModel(nn.Module):
         """Forget a clipped sum that waits."""
         self._pending = None
 
+    def _check_same(self) -> None:
+        """Raises InputError if a layer was replaced, or one was put in that mixes rows."""
+        if list(map(id, self._trainable())) != list(map(id, clipping.trainable(self.module))):
+            raise InputError("the module has other parameters than when it was made private: wrap it again")
+
     def _trainable(self) -> list[nn.Parameter]:
-        return [p for p in self.module.parameters() if p.requires_grad]
+        return [p for p in self._parameters_then if p.requires_grad]
 
     @property
     def dimension(self) -> int:
@@ -270,12 +279,10 @@ class _Stepping:
         pending = self.model.take()
         if pending is None:
             raise InputError("there is no clipped sum: call backward() on a loss of the private model first")
-        if len(pending.total) != self.model.dimension:
-            raise InputError("a parameter was frozen or freed between backward() and step()")
         return pending.total
 
     def _apply(self, noisy: Floats) -> None:
-        self.model.write(noisy / self.expected_batch)
+        self.model._write(noisy / self.expected_batch)
         self.optimizer.step()
 
 

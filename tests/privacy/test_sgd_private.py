@@ -266,6 +266,24 @@ def test_a_clip_changed_afterwards_is_refused() -> None:
     assert steps.events == []
 
 
+def test_a_module_changed_afterwards_is_refused() -> None:
+    model, x, y = private("perceptron ReLU"), inputs("linear", 8), labels(8)
+    assert isinstance(model.module, nn.Sequential)
+    model.module[-1] = nn.Linear(3, 1, dtype=torch.float64)
+    for differentiate in (lambda: model.loss(x, y), lambda: model(x)):
+        with pytest.raises(InputError, match="other parameters"):
+            differentiate()
+
+
+def test_a_parameter_frozen_between_is_refused() -> None:
+    model, x, y = private("perceptron ReLU"), inputs("linear", 8), labels(8)
+    steps = optimizer(model)
+    model.loss(x, y).backward()
+    next(model.parameters()).requires_grad_(False)
+    with pytest.raises(InputError, match="frozen"):
+        steps.step()
+
+
 def test_models_and_optimisers_that_do_not_fit_are_refused() -> None:
     model = private()
     foreign = torch.optim.SGD([*model.parameters(), nn.Parameter(torch.zeros(1))], lr=1.0)
