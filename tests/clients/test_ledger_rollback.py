@@ -118,6 +118,19 @@ def test_a_deleted_or_restored_ledger_is_noticed_without_the_server(
                 continue
             reason = refused(play, anchor=None)
             assert "deleted" in reason and "2" in reason
+            budget, event = (
+                play.restart(NODE).guard.budget,
+                play.case.study.round(2, play.world.treaty).event(2),
+            )
+            steps: list[Callable[[], object]] = [
+                budget.verify,
+                lambda budget=budget, event=event: budget.reserve("2" * 64, play.case.study, event, "x"),  # type: ignore[misc]
+                lambda budget=budget, event=event: budget.commit(1, event),  # type: ignore[misc]
+                lambda budget=budget: budget.abort(1),  # type: ignore[misc]
+            ]
+            for step in steps:
+                with pytest.raises(Refused, match="deleted"):
+                    step()
     path.write_bytes(whole)
     play.restart(NODE)
     assert play.ask(NODE, again(play)).refusal is None
@@ -210,6 +223,8 @@ def test_a_restored_ledger_and_audit_log_beside_a_newer_log_head(play: Rehearsal
     """The history begins after the anchors then: the entry that the server shows besides tells it."""
     a_round(play)
     receipts(play)
+    # It sees a later head of the log yet, in which its receipt stands.
+    assert play.ask(NODE, m.ReceiptRequest(run="1", log=play.case.head(NODE))).refusal is None
     for name in ("ledger.db", "audit.db"):
         shutil.copyfile(old / name, play.home(NODE) / name)
     assert "do not continue" in refused(play)
