@@ -19,7 +19,7 @@ export FLWR_TELEMETRY_ENABLED = 0
 export FLWR_DISABLE_UPDATE_CHECK = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test redteam check install clean bench-secagg bench-trips bench-noise redteam-rivals
+.PHONY: demo test redteam check install clean bench-secagg bench-dpsgd bench-trips bench-noise redteam-rivals
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "foedus needs Python 3.11 or newer")'
@@ -70,6 +70,10 @@ bench-trips: $(STAMP)
 # A quarter of a minute: the exact sampler beside the scalar algorithm it must agree with. Exits non-zero on a miss.
 bench-noise: $(STAMP)
 	PYTHONPATH=tests $(BIN)/python benchmarks/noise.py $(BENCH_ARGS)
+
+# Three minutes. Exits non-zero on a miss.
+bench-dpsgd: $(STAMP)
+	$(BIN)/python benchmarks/dpsgd.py --write docs/benchmarks/dpsgd.md $(BENCH_ARGS)
 
 clean:
 	rm -rf $(VENV) $(RIVALS) foedus-demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -25,7 +25,7 @@ from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
 
 from ..compliance.treaty import Treaty
 from ..errors import Refused
-from ..privacy.events import DistributedDiscreteGaussian, Event
+from ..privacy.events import DistributedDiscreteGaussian
 from ..privacy.noise import Keystream
 
 Integers = npt.NDArray[np.int64]
@@ -59,7 +59,9 @@ class Mode(Protocol):
     def shares(self, survivors: int, treaty: Treaty) -> int:
         """How many noises of σ² stand between the data and the adversary when so many silos are summed."""
 
-    def event(self, sensitivity: float, sigma: int, dimension: int, survivors: int, treaty: Treaty) -> Event:
+    def event(
+        self, sensitivity: float, sigma: int, dimension: int, survivors: int, treaty: Treaty
+    ) -> DistributedDiscreteGaussian:
         """What a round over so many silos did to a customer's data; `sensitivity` as above."""
 
     def silo_sigma(self, sigma: int) -> int:
@@ -116,7 +118,9 @@ class Distributed(_AtTheSilos):
     def shares(self, survivors: int, treaty: Treaty) -> int:
         return survivors - treaty.colluders
 
-    def event(self, sensitivity: float, sigma: int, dimension: int, survivors: int, treaty: Treaty) -> Event:
+    def event(
+        self, sensitivity: float, sigma: int, dimension: int, survivors: int, treaty: Treaty
+    ) -> DistributedDiscreteGaussian:
         return DistributedDiscreteGaussian(
             sensitivity, float(sigma), self.shares(survivors, treaty), dimension
         )
@@ -139,7 +143,9 @@ class Local(_AtTheSilos):
     def shares(self, survivors: int, treaty: Treaty) -> int:
         return 1
 
-    def event(self, sensitivity: float, sigma: int, dimension: int, survivors: int, treaty: Treaty) -> Event:
+    def event(
+        self, sensitivity: float, sigma: int, dimension: int, survivors: int, treaty: Treaty
+    ) -> DistributedDiscreteGaussian:
         coordinates = treaty.overlap.max_partners_per_customer * dimension
         return DistributedDiscreteGaussian(sensitivity, float(sigma), 1, coordinates)
 
@@ -176,7 +182,9 @@ class Central:
     def shares(self, survivors: int, treaty: Treaty) -> int:
         return 1
 
-    def event(self, sensitivity: float, sigma: int, dimension: int, survivors: int, treaty: Treaty) -> Event:
+    def event(
+        self, sensitivity: float, sigma: int, dimension: int, survivors: int, treaty: Treaty
+    ) -> DistributedDiscreteGaussian:
         return DistributedDiscreteGaussian(sensitivity, float(sigma), 1, dimension)
 
     def silo_sigma(self, sigma: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..compliance.treaty import Treaty
-from ..privacy.accountant import ZCDP
+from ..privacy.accountant import PLD
 from .rounds import Task
 from .study import Study, shape_of
 
@@ -22,7 +22,7 @@ WHAT: dict[Task, str] = {
 class Line:
     """One kind of sum of a study.
 
-    `share` is its part of the whole ρ; `epsilon` what its sums alone would cost, so that the lines add up to
+    `share` is its part of the whole mu²; `epsilon` what its sums alone would cost, so that the lines add up to
     more than the whole. `noise` is the standard deviation of the sum's noise over `silos`, as a multiple of
     the most one customer adds in L2.
     """
@@ -44,12 +44,15 @@ def lines(study: Study, treaty: Treaty, silos: int | None = None) -> list[Line]:
     """
     present = treaty.threshold if silos is None else silos
     tasks = list(dict.fromkeys(study.tasks))
-    spent: dict[Task, ZCDP] = {}
+    spent: dict[Task, PLD] = {}
+    parts: dict[Task, float] = {}
     for task in tasks:
         plan = study.round(study.tasks.index(task) + 1, treaty)
-        spent[task] = ZCDP()
-        spent[task].compose(plan.cost(present, treaty), study.tasks.count(task))
-    whole = sum(accountant.rho for accountant in spent.values())
+        event, count = plan.cost(present, treaty), study.tasks.count(task)
+        spent[task] = PLD()
+        spent[task].compose(event, count)
+        parts[task] = count * event.mu**2
+    whole = sum(parts.values())
     found = []
     for task in tasks:
         plan, shape = study.round(study.tasks.index(task) + 1, treaty), shape_of(study, task)
@@ -59,7 +62,7 @@ def lines(study: Study, treaty: Treaty, silos: int | None = None) -> list[Line]:
                 WHAT[task],
                 study.tasks.count(task),
                 plan.dimension,
-                spent[task].rho / whole,
+                parts[task] / whole,
                 spent[task].epsilon(study.privacy.delta),
                 plan.mode.spread(present) * plan.sigma / 2.0**plan.scale_bits / shape.bound,
             )

@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import Field
 
 from ..compliance.treaty import Document, Treaty
-from ..privacy.events import DistributedDiscreteGaussian, Event
+from ..privacy.events import DistributedDiscreteGaussian
 from ..privacy.secagg.rings import Ring
 from .modes import Distributed, ModeField
 
@@ -37,7 +37,7 @@ class RoundPlan(Document):
         """Where the sum is taken."""
         return Ring(self.bits)
 
-    def cost(self, survivors: int, treaty: Treaty) -> Event:
+    def cost(self, survivors: int, treaty: Treaty) -> DistributedDiscreteGaussian:
         """What the round did to a customer's data if so many silos were summed; see `modes`."""
         return self.mode.event(self.sensitivity, self.sigma, self.dimension, survivors, treaty)
 

@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from ..compliance.treaty import Document, Name, Treaty, explain
 from ..documents import Envelope, read_text
 from ..errors import InputError, Refused
-from ..privacy.accountant import ZCDP, epsilon_to_rho
+from ..privacy.accountant import PLD, epsilon_to_mu
 from ..privacy.secagg.rings import WIDTHS, Ring, fitting, noise_tail
 from .modes import Distributed, Mode, ModeField
 from .rounds import (
@@ -52,7 +52,7 @@ class Scaling(Document):
 
     Every such feature has a histogram over the same public grid, `cells` of equal width in asinh(x / `unit`)
     from −`limit` to `limit`; what lies beyond falls in the outer cells. With q₀ and q₁ its `tail` and 1 − `tail`
-    quantiles, the bounds are q₀ − `margin`·(q₁ − q₀) and q₁ + `margin`·(q₁ − q₀). `share` is the part of ρ it
+    quantiles, the bounds are q₀ − `margin`·(q₁ − q₀) and q₁ + `margin`·(q₁ − q₀). `share` is the part of μ² it
     spends.
     """
 
@@ -68,7 +68,7 @@ class EarlyStopping(Document):
     """Stop training when the private loss of held-out customers has not fallen for `patience` looks.
 
     A look every `every` rounds is one secure sum of two numbers over the `part` of the training customers
-    that is held out by hash. `share` is the part of ρ all looks spend; rounds never run are never paid for.
+    that is held out by hash. `share` is the part of μ² all looks spend; rounds never run are never paid for.
     The model released is the one whose look was best.
     """
 
@@ -153,7 +153,7 @@ class Privacy(Document):
     mode: ModeField = Distributed()
     epsilon: float = Field(gt=0, le=100)
     delta: float = Field(gt=0, lt=1e-3)
-    evaluation_share: float = Field(default=0.1, gt=0, lt=1, description="part of ρ spent on evaluation")
+    evaluation_share: float = Field(default=0.1, gt=0, lt=1, description="part of μ² spent on evaluation")
     scale_bits_statistics: int = Field(ge=0, le=30)
     scale_bits_curvature: int = Field(ge=0, le=30)
     scale_bits_train: int = Field(ge=0, le=30)
@@ -356,7 +356,7 @@ def price(study: Study, treaty: Treaty, *, survivors: dict[int, int] | None = No
     """
     if survivors is None:
         survivors = dict.fromkeys(range(1, study.rounds + 1), treaty.threshold)
-    accountant = ZCDP()
+    accountant = PLD()
     for number, present in survivors.items():
         accountant.compose(study.round(number, treaty).cost(present, treaty))
     return accountant.epsilon(study.privacy.delta)
@@ -377,19 +377,21 @@ def _ring(treaty: Treaty, shape: Shape, mode: Mode, scale_bits: int, sigma: int)
     return fitting(n * _rows(treaty, shape, scale_bits), mode.spread(n) * sigma, shape.dimension)
 
 
-def _noise(treaty: Treaty, shape: Shape, mode: Mode, rho: float, finest: int) -> tuple[int, int]:
-    """A fixed-point scale (bits), and the σ of a noise that costs `rho` at it.
+def _noise(treaty: Treaty, shape: Shape, mode: Mode, mu2: float, finest: int) -> tuple[int, int]:
+    """A fixed-point scale (bits), and the σ of a noise whose mu² is at most `mu2` at it.
 
     The finest scale in the narrowest modulus in which whole numbers ask for at most 1 % more noise than
     real ones would; if there is none, the finest scale that fits at all.
     """
     m = treaty.overlap.max_partners_per_customer
-    least = math.sqrt(2 * rho * mode.shares(treaty.threshold, treaty))
+    least = math.sqrt(mu2 * mode.shares(treaty.threshold, treaty))
     for modulus in WIDTHS:
         for bits in range(finest, 1, -1):
-            # A hair above Δ/√(2ρ·shares), so that τ (< 1e-30 at these σ) can't push the price over.
-            # Never under 4, where τ is no longer negligible (ε in the dozens asks for so little noise).
-            sigma = max(4, math.ceil(mode.sensitivity(shape.sensitivity(bits), m) / least * (1 + 1e-9)) + 1)
+            # Never under 4: below, the sum of shares is not as good as one discrete Gaussian.
+            sensitivity = mode.sensitivity(shape.sensitivity(bits), m)
+            sigma = max(4, math.ceil(sensitivity / least))
+            while mode.event(sensitivity, sigma, shape.dimension, treaty.threshold, treaty).mu ** 2 > mu2:
+                sigma += 1  # whole numbers ask for a little more than real ones
             try:
                 fits = _ring(treaty, shape, mode, bits, sigma).bits <= modulus
             except InputError:
@@ -407,7 +409,7 @@ def _noise(treaty: Treaty, shape: Shape, mode: Mode, rho: float, finest: int) ->
 
 
 def shares(draft: Draft) -> dict[Task, float]:
-    """The part of ρ that one round of each task spends; a task the study has no round of counts as if it had all.
+    """The part of μ² that one round of each task spends; a task the study has no round of counts as if it had all.
 
     Evaluation, statistics and looks take what the draft says of the whole, curvature its share of the rest,
     the training rounds what is left, in equal parts.
@@ -423,7 +425,7 @@ def shares(draft: Draft) -> dict[Task, float]:
     rest = 1 - evaluation - statistics - looks
     if rest <= 0:
         raise InputError(
-            "the shares of ρ for evaluation, scaling and early stopping leave nothing to train with"
+            "the shares of μ² for evaluation, scaling and early stopping leave nothing to train with"
         )
     curvature = training.curvature_share if "curvature" in tasks else 0.0
     return {
@@ -443,20 +445,34 @@ def resolve(draft: Draft, treaty: Treaty, treaty_digest: str, *, now: datetime |
     """
     mode = draft.privacy.mode
     mode.require(treaty)
-    rho = epsilon_to_rho(draft.privacy.epsilon, draft.privacy.delta)
-    parts = [
-        (task, part, 20 if task in ("curvature", "train") else 8) for task, part in shares(draft).items()
-    ]
-    noise: dict[str, Any] = {}
-    for task, part, finest in parts:
+    mu2 = epsilon_to_mu(draft.privacy.epsilon, draft.privacy.delta) ** 2
+    for margin in (
+        0.0,
+        1e-9,
+        1e-6,
+        1e-3,
+        1e-2,
+    ):  # for the comparison's slack, which only many rounds make felt
+        study = _fitted(draft, treaty, treaty_digest, mu2 * (1 - margin), now or datetime.now(UTC))
+        if price(study, treaty) <= study.privacy.epsilon:
+            break
+    check_against(study, treaty, treaty_digest)
+    return study
+
+
+def _fitted(draft: Draft, treaty: Treaty, treaty_digest: str, mu2: float, now: datetime) -> Study:
+    """The draft with the noise that its shares of `mu2` ask for."""
+    mode, noise = draft.privacy.mode, {}
+    for task, part in shares(draft).items():
+        finest = 20 if task in ("curvature", "train") else 8
         noise[f"scale_bits_{task}"], noise[f"sigma_{task}"] = _noise(
-            treaty, shape_of(draft, task), mode, rho * part, finest
+            treaty, shape_of(draft, task), mode, mu2 * part, finest
         )
     plan: dict[str, Any] = {name: getattr(draft, name) for name in Plan.model_fields}
-    study = Study(
+    return Study(
         **plan,
         treaty=treaty_digest,
-        created=(now or datetime.now(UTC)).isoformat(timespec="seconds"),
+        created=now.isoformat(timespec="seconds"),
         nonce=secrets.token_hex(16),
         privacy=Privacy(
             mode=mode,
@@ -466,8 +482,6 @@ def resolve(draft: Draft, treaty: Treaty, treaty_digest: str, *, now: datetime |
             **noise,
         ),
     )
-    check_against(study, treaty, treaty_digest)
-    return study
 
 
 def check_against(study: Study, treaty: Treaty, treaty_digest: str) -> None:

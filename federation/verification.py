@@ -36,7 +36,7 @@ from ..compliance.auditlog.merkle import leaf_hash, root_from_leaves
 from ..compliance.treaty import Treaty
 from ..documents import Envelope, parse_json, unb64
 from ..errors import FoedusError, VerificationError
-from ..privacy.accountant import ZCDP
+from ..privacy.accountant import PLD
 from ..privacy.events import from_json, to_json
 from ..privacy.secagg.client import ANSWER, UPLOAD
 from ..privacy.secagg.keys import Advertisement, Context, Roster
@@ -405,7 +405,7 @@ class _Bundle:
                 raise VerificationError(
                     f"{silo} saw another log than this one: the server showed two histories"
                 )
-            own = ZCDP()
+            own = PLD()
             for entry in told["rounds"]:
                 number = entry["round"]
                 event = from_json({k: v for k, v in entry.items() if k not in ("round", "task")})

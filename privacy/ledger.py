@@ -27,14 +27,14 @@ from typing import Any
 
 from ..errors import BudgetExceeded, InputError, Refused, VerificationError
 from . import ledger_file as file
-from .accountant import ZCDP, Accountant
+from .accountant import PLD, ZCDP, Accountant
 from .events import Event
 from .ledger_lines import Cap, Head, Kind, Line, Row, chain, check_chain, compose, genesis, parse
 
 __all__ = ["Cap", "Head", "Ledger", "Line", "left"]
 
 _Append = Callable[..., None]
-_accountant: Callable[[], Accountant] = ZCDP  # which accountant the ledger composes with
+_accountant: Callable[[], Accountant] = PLD  # which accountant the ledger composes with
 # Reservations so new that they are likely to be closed still are composed anew at each question.
 _LOOSE = 16
 

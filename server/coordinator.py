@@ -22,7 +22,7 @@ from ..federation import study as studies
 from ..federation.secure_sum import Sum
 from ..federation.study import price
 from ..federation.tasks import evaluate, train
-from ..privacy.accountant import ZCDP
+from ..privacy.accountant import PLD
 from . import checkpoint
 from .batches import Batches, connected
 from .case import Case
@@ -123,7 +123,7 @@ def spent(case: Case) -> float:
     """ε of the rounds summed so far, by the survivors there were."""
     study, treaty = case.study, case.treaty
     events = [study.round(s.round, treaty).cost(len(s.survivors), treaty) for s in case.sums]
-    return ZCDP(events).epsilon(study.privacy.delta)
+    return PLD(events).epsilon(study.privacy.delta)
 
 
 def roll_call(grid: Grid, case: Case, *, seconds: float = _ROLL_CALL_SECONDS) -> dict[str, int]:

@@ -80,7 +80,7 @@ def price(draft: Draft, treaty: TreatyFile) -> None:
     split = Table(title=f"{escape(study.title)}: what ε is spent on", box=None, header_style="bold")
     for column in ("task", "learned from data"):
         split.add_column(column)
-    for column in ("sums", "numbers", "share of ρ", "ε alone", "noise ÷ most a customer adds"):
+    for column in ("sums", "numbers", "share of μ²", "ε alone", "noise ÷ most a customer adds"):
         split.add_column(column, justify="right")
     for line in pricing.lines(study, content):
         split.add_row(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import dpsgd_steps
 import measure
 import numpy as np
 import ours_secagg
@@ -38,6 +39,15 @@ def test_masks_and_their_cost() -> None:
     next(ours_secagg.keystream(D, 3, 16))(watch)
     assert watch.size == 3 * D * 2
     assert ours_secagg.extra_noise(N, 200) >= 0
+
+
+@pytest.mark.filterwarnings("ignore")  # Opacus'
+@pytest.mark.parametrize("kind", ["mlp", "lstm"])
+def test_private_steps_are_those_of_opacus(kind: str) -> None:
+    assert dpsgd_steps.verify(kind, 32) < 1e-4
+    x, y = dpsgd_steps.rows(kind, 32)
+    for name in ("plain", "ours", "ours, loop unchanged", *dpsgd_steps.OPACUS):
+        dpsgd_steps.way(name, kind, 32)(x, y)
 
 
 def test_a_wrong_sum_of_the_rival_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
