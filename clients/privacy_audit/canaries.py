@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,7 +24,7 @@ from ...federation.study import Study, shape_of
 from ...federation.tasks import train
 from ...privacy.noise import Keystream
 from ...privacy.secagg.codec import Whole
-from ..features import Raw
+from ..features import Raw, Side
 from ..rehearsal import Silo
 from ..trainer import Trainer, side_of
 
@@ -162,32 +162,38 @@ class WatchedSilo(Silo):
     Its trainer does what it does, of whatever class it is; canaries' rows come behind those of customers.
 
     Args:
-        customers: how many of its own take part, the first by name; all if None.
+        data: its customers, by side.
     """
 
     name: str
     canaries: Canaries
-    customers: int | None = None
+    data: Mapping[Side, Raw]
     heard: dict[int, Heard] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, silo: Silo, name: str, canaries: Canaries, customers: int | None = None) -> WatchedSilo:
-        return cls(silo.trainer, silo.cohort, name, canaries, customers)
+    def of(cls, silo: Silo, name: str, canaries: Canaries, data: Mapping[Side, Raw]) -> WatchedSilo:
+        return cls(silo.trainer, silo.cohort, name, canaries, data)
+
+    def dataset(self, side: Side) -> Raw:
+        return self.data[side]
 
     def contribution(self, plan: RoundPlan, state: train.State, sampler: Sampler) -> Whole:
         heard = self.heard[plan.round] = Heard()
-        dataset = self.dataset(side_of(plan))
-        if self.customers is not None:
-            dataset = some(
-                dataset, np.isin(dataset.customers, np.unique(dataset.customers)[: self.customers])
-            )
         kind = type(self.trainer)
         trainer = copy.copy(self.trainer)
         trainer.__class__ = type(f"Watched{kind.__name__}", (_Watching, kind), {})
         trainer.__dict__ |= {"sampler": sampler, "silo": self.name, "canaries": self.canaries, "heard": heard}
-        whole = trainer.contribution(plan, dataset, state.sent)
+        whole = trainer.contribution(plan, self.dataset(side_of(plan)), state.sent)
         heard.noise = whole.values.astype(np.int64) - heard.summed
         return whole
+
+
+def few(dataset: Raw, customers: int) -> Raw:
+    """All rows of the first customers."""
+    names = np.unique(dataset.customers)
+    return (
+        dataset if len(names) <= customers else some(dataset, np.isin(dataset.customers, names[:customers]))
+    )
 
 
 def some(dataset: Raw, chosen: npt.NDArray[np.bool_]) -> Raw:

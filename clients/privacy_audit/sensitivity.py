@@ -99,17 +99,14 @@ def _crowds(trainer: Trainer, plan: RoundPlan, dataset: Raw, sent: Floats) -> It
 
 def _distance(trainer: Trainer, plan: RoundPlan, crowd: Raw, name: str, sent: Floats) -> float:
     """The L2 norm, integer units, of the sum with the customer less the sum without."""
-    without = some(crowd, crowd.customers != name)
-    most = 0.0
-    for dither in _DITHERS:
-        try:
-            sums = [
-                trainer.summed(plan, trainer.rows(plan, data, sent), _Constant(dither))
-                for data in (crowd, without)
-            ]
-        except InputError:
-            continue
-        most = max(most, float(np.linalg.norm((sums[0] - sums[1]).astype(np.float64))))
+    without, most = some(crowd, crowd.customers != name), 0.0
+    try:
+        rows = [trainer.rows(plan, data, sent) for data in (crowd, without)]
+        for dither in _DITHERS:
+            there, gone = (trainer.summed(plan, r, _Constant(dither)) for r in rows)
+            most = max(most, float(np.linalg.norm((there - gone).astype(np.float64))))
+    except InputError:
+        return most
     return most
 
 
