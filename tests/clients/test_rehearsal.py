@@ -79,7 +79,7 @@ def test_a_frame_in_memory_does_as_well_as_a_directory(
         for side in ("train", "test"):
             there, here = silo.dataset(side), frames[name].dataset(side)
             np.testing.assert_array_equal(here.customers, there.customers)
-            np.testing.assert_allclose(here.inputs, there.inputs, atol=1e-12)  # SQL adds in any order
+            np.testing.assert_allclose(here.values, there.values, rtol=1e-12)  # SQL adds in any order
             np.testing.assert_array_equal(here.labels, there.labels)
 
 
