@@ -11,7 +11,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from .clients.cli import consent_app, ledger_app, node_app
+from .clients.cli import consent_app, node_app
+from .clients.ledger_cli import ledger_app
 from .errors import FoedusError
 from .server.cli import server_app, study_app
 from .server.log_cli import log_app
@@ -87,6 +88,35 @@ def simulate(
     run_simulation(study, orders=orders, silos=silos, directory=directory)
 
 
+@app.command("audit-privacy")
+def audit_privacy(
+    study: Annotated[
+        Path,
+        typer.Argument(help="The study's draft, YAML; with --dir also a signed one.", show_default=False),
+    ],
+    orders: Orders = None,
+    trial: Annotated[
+        Path | None,
+        typer.Option("--dir", help="The silos that `foedus simulate --dir` kept here.", show_default=False),
+    ] = None,
+    silos: Annotated[int, typer.Option(help="How many partners to deal the orders to.", min=3, max=8)] = 4,
+    canaries: Annotated[int, typer.Option(help="Made-up customers to guess about; more see more.")] = 1000,
+    delta: Annotated[
+        float | None, typer.Option(help="The δ at which ε is claimed.", show_default="the study's")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the report here, JSON.", show_default=False)] = None,
+) -> None:
+    """Attack a study's privacy in simulation: plant canaries, guess who was in, check noise and clipping.
+
+    Exits 0 if every claim holds, 4 if one is refuted. Takes a minute or so; all randomness is fresh.
+
+    Example: foedus audit-privacy examples/churn.yaml --out audit.json
+    """
+    from .demo.audit import run_audit
+
+    run_audit(study, orders=orders, trial=trial, silos=silos, canaries=canaries, delta=delta, out=out)
+
+
 @app.command()
 def verify(
     bundle: Annotated[Path, typer.Argument(help="The evidence, evidence.zip.", show_default=False)],
@@ -109,7 +139,8 @@ def verify(
     out.print(f"study  {report.study_digest}  {escape(report.study.title)!r}")
     out.print(f"treaty {report.treaty_digest}  {escape(report.treaty.name)!r}")
     out.print(
-        f"[bold]Everything holds:[/] ε = {report.epsilon:.4f} at δ = {report.study.privacy.delta:g} per customer"
+        f"[bold]Everything holds:[/] ε = {report.epsilon:.4f} at δ = {report.study.privacy.delta:g} per customer,"
+        f" {report.study.privacy.mode.name} noise"
     )
     if treaty is None:
         out.print(
@@ -156,6 +187,7 @@ def sign(
     from .compliance import treaty as treaties
     from .documents import Envelope, SigningKey, read_text
     from .errors import InputError
+    from .federation.modes import cautions
 
     try:
         content = yaml.safe_load(read_text(file))
@@ -167,6 +199,8 @@ def sign(
     identity = SigningKey.load(key)
     if treaty.party(party).signing_key != identity.public:
         raise InputError(f"{key}: not the key the treaty names for {party}")
+    for caution in cautions(treaty):
+        Console(stderr=True, highlight=False).print(f"[bold red]UNSAFE:[/] {escape(caution)}")
     envelope = envelope.signed(party, identity)
     out.write_bytes(envelope.dumps())
     missing = [p.name for p in treaty.parties if p.name not in envelope.signatures]
@@ -185,6 +219,7 @@ def show(
     Example: foedus treaty show treaty.json
     """
     from .compliance import treaty as treaties
+    from .federation.modes import cautions
 
     envelope, treaty = treaties.load(file)
     out = Console(highlight=False)
@@ -203,6 +238,8 @@ def show(
     out.print(
         f"overlap    a person is a customer of {overlap.max_partners_per_customer} at most. {escape(overlap.attestation)}"
     )
+    for caution in cautions(treaty):
+        out.print(f"[bold red]UNSAFE[/]     {escape(caution)}")
 
 
 def main(arguments: list[str] | None = None) -> Any:

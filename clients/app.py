@@ -16,24 +16,23 @@ import numpy as np
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from ..compliance.auditlog.log import AuditLog
 from ..compliance.lineage import Dataset as Table
 from ..compliance.lineage import Lineage, privacy_facet
 from ..documents import Envelope, canonical
 from ..errors import FoedusError, InputError, ProtocolError, Refused, VerificationError
 from ..federation import messages as m
+from ..federation.modes import Sampler
 from ..federation.study import price
-from ..privacy.accountant import ZCDP
 from ..privacy.events import to_json
 from ..privacy.noise import discrete_gaussian
 from ..privacy.secagg.client import Silo
 from ..privacy.secagg.journal import Journal
 from ..privacy.secagg.keys import Context as BatchContext
-from .features import Side
+from .features import SIDES
 from .follower import Follower, digest
 from .guard import Guard, Permit
 from .home import Home
-from .trainer import Sampler, Trainer
+from .trainer import Trainer, side_of
 
 RECEIPT = "receipt"
 PRODUCER = "https://foedus.invalid/foedus-node"
@@ -48,6 +47,7 @@ _TELLABLE = frozenset(
         "DELTA_OVER_CAP",
         "EPSILON_OVER_CAP",
         "MODEL_ALTERED",
+        "MODE_NOT_PERMITTED",
         m.LOG_SIZE_UNKNOWN,
         "NOISE_TOO_SMALL",
         "NO_SET_UP",
@@ -102,7 +102,7 @@ class SiloApp:
         self.home = home
         self.guard = Guard(home)
         self.journal = Journal(home.path / "journal.db")
-        self.audit = AuditLog(home.path / "audit.db", f"foedus node {home.party}")
+        self.audit = self.guard.audit
         self.lineage = Lineage(home.path / "lineage.jsonl", f"foedus://{home.party}", PRODUCER)
         self._sampler = sampler
         self._runs: dict[tuple[str, int], _Run] = {}
@@ -183,8 +183,8 @@ class SiloApp:
             else earlier.trainer
         )
         # A first look at the cohort, so that a table that can't serve is refused before keys are made.
-        self.guard.check_size(len(trainer.dataset("train", self.guard.cohort(permit)).customers))
-        self.guard.check_size(len(trainer.dataset("test", self.guard.cohort(permit)).customers))
+        for side in sorted({SIDES[task] for task in study.tasks}):
+            self.guard.check_size(trainer.dataset(side, self.guard.cohort(permit)).size)
         keys = silo.advertise()
         follower = Follower(study) if earlier is None else earlier.follower
         lineage = uuid4() if earlier is None else earlier.lineage_id
@@ -198,12 +198,14 @@ class SiloApp:
                 "run": request.run,
                 "title": study.title,
                 "purpose": study.purpose,
+                "mode": study.privacy.mode.name,
                 "epsilon": price(study, treaty),
             },
         )
         if earlier is None:
             self._emit(run, "START")
-        return m.KeysReply(keys=keys.to_json(), log_size=self.guard.log_size), b""
+        stated = self.guard.state_ledger()
+        return m.KeysReply(keys=keys.to_json(), ledger=stated, log_size=self.guard.log_size), b""
 
     def _shares(self, message: Message) -> tuple[m.Content, bytes]:
         request, _ = m.SharesRequest.read(message)
@@ -222,10 +224,10 @@ class SiloApp:
         run = self._run(request.run, request.batch)
         guard, permit = self.guard, run.permit
         plan = permit.study.round(request.round, guard.treaty)
-        model, rest = data[: 8 * permit.study.parameters], data[8 * permit.study.parameters :]
-        if len(model) != 8 * permit.study.parameters or (rest and request.previous is None):
+        model, rest = data[: 8 * permit.study.sent], data[8 * permit.study.sent :]
+        if len(model) != 8 * permit.study.sent or (rest and request.previous is None):
             raise ProtocolError(f"round {plan.round}: the model has the wrong size")
-        weights = np.frombuffer(model, "<f8").astype(np.float64)
+        sent = np.frombuffer(model, "<f8").astype(np.float64)
         context = run.silo.context
         question, given = digest(model), run.given
         if given is not None and (given.round, given.question) == (plan.round, question):
@@ -243,20 +245,20 @@ class SiloApp:
         if request.ready is not None:
             run.silo.take_ready(_by_silo(request.ready))
         self._take_sum(request.run, request.previous, rest)
-        if not np.isfinite(weights).all():  # also where the round does not look at them
+        if not np.isfinite(sent).all():  # also where the round does not look at them
             raise InputError(f"round {plan.round}: the model is not finite")
-        run.follower.check(plan.round, weights)
+        run.follower.check(plan.round, sent)
         cohort = guard.cohort(permit)  # 3
-        side: Side = "test" if plan.task == "evaluate" else "train"
+        side = side_of(plan)
         ref = guard.reserve(permit, plan)  # 4
         try:
             dataset = run.trainer.dataset(side, cohort)  # 5
-            guard.check_size(len(dataset.customers))
-            vector = run.trainer.contribution(plan, dataset, weights)  # 6, 7
+            guard.check_size(dataset.size)
+            vector = run.trainer.contribution(plan, dataset, sent)  # 6, 7
             masked, header = run.silo.mask(plan.round, vector, plan.ring, task=plan.task, model=digest(model))
         except BaseException:
             if self.journal.done(context.study, context.run, "upload", plan.round) is None:
-                guard.ledger.abort(ref)
+                guard.budget.abort(ref)
             raise
         run.reserved[plan.round] = ref
         # From here on it counts as uploaded: the reservation stands whatever becomes of the reply.
@@ -280,13 +282,17 @@ class SiloApp:
         total = plan.ring.unwrap(plan.ring.unpack(data, plan.dimension))
         if notice.round not in found.reserved:
             return
+        witness = plan.mode.witness
         try:
-            found.silo.verify_sum(notice.round, notice.survivors, total, int(notice.check))
+            if witness == "checked":
+                found.silo.verify_sum(notice.round, notice.survivors, total, int(notice.check))
+            else:
+                found.silo.take_unchecked(notice.round, notice.survivors, total)
         except VerificationError as error:
             raise Refused("SUM_ALTERED", error.message) from error
         study, name = found.permit.digest, digest(total.astype("<i8").tobytes())
-        if self.journal.done(study, run, "checked", notice.round) is None:
-            self.journal.once(study, run, "checked", notice.round, name)
+        if self.journal.done(study, run, witness, notice.round) is None:
+            self.journal.once(study, run, witness, notice.round, name)
         found.follower.advance(notice.round, total, len(notice.survivors))
 
     def _check_survivors(self, run: _Run, number: int, survivors: list[str]) -> None:
@@ -317,7 +323,7 @@ class SiloApp:
         if request.round not in run.settled:  # asked again, with fewer to answer, it costs nothing more
             plan = run.permit.study.round(request.round, self.guard.treaty)
             self.guard.settle(run.reserved[request.round], plan, request.survivors)
-            event = plan.event(len(request.survivors) - self.guard.treaty.colluders)
+            event = plan.cost(len(request.survivors), self.guard.treaty)
             run.settled[request.round] = {"round": request.round, "task": plan.task, **to_json(event)}
         reply = m.AnswerReply(
             statement=statement.to_json(),
@@ -334,10 +340,8 @@ class SiloApp:
         head = self.guard.advance_log(request.log)
         self._take_sum(request.run, request.previous, data)
         permit = found[-1].permit
-        delta = permit.study.privacy.delta
-        ledger = self.guard.ledger
-        paid = ZCDP(ledger.events(study=permit.digest)).epsilon(delta)
-        last = ledger.head
+        delta, witness = permit.study.privacy.delta, permit.study.privacy.mode.witness
+        paid = self.guard.ledger.epsilon(delta, study=permit.digest)
         receipt = Envelope(
             RECEIPT,
             {
@@ -350,9 +354,9 @@ class SiloApp:
                 "delta": delta,
                 "sums": {
                     str(number): sha
-                    for number, sha in self.journal.steps(permit.digest, request.run, "checked").items()
+                    for number, sha in self.journal.steps(permit.digest, request.run, witness).items()
                 },
-                "ledger": {"size": last.size, "hash": last.hash},
+                "ledger": self.guard.state_ledger(),
                 "log": {"size": head.size, "root": head.root.hex()},
             },
         ).signed(self.home.party, self.guard.identity)
@@ -378,7 +382,7 @@ class SiloApp:
         facet = privacy_facet(
             purpose=study.purpose,
             study=run.permit.digest,
-            mode="distributed",
+            mode=study.privacy.mode.name,
             epsilon=self.guard.ledger.epsilon(study.privacy.delta, study=run.permit.digest),
             delta=study.privacy.delta,
         )

@@ -1,4 +1,4 @@
-"""``foedus node``, ``foedus consent`` and ``foedus ledger``: what a partner's engineer and officer do at home."""
+"""``foedus node`` and ``foedus consent``: what a partner's engineer and officer do at home (the ledger: `ledger_cli`)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 if TYPE_CHECKING:
     from .home import Home
 
 node_app = typer.Typer(no_args_is_help=True, help="Run a silo's node beside its data.")
 consent_app = typer.Typer(no_args_is_help=True, help="Keep the consents of a silo's customers.")
-ledger_app = typer.Typer(no_args_is_help=True, help="See what a silo's customers have paid.")
 
 Directory = Annotated[Path, typer.Argument(help="The node's directory.", show_default=False)]
 Purpose = Annotated[
@@ -66,6 +64,7 @@ def check(directory: Directory) -> None:
 
     Example: foedus node check node
     """
+    from ..federation.modes import cautions
     from . import node
     from .app import SiloApp
     from .home import Home
@@ -81,10 +80,12 @@ def check(directory: Directory) -> None:
         out.print(f"table      {name} of {home.table} ({', '.join(columns)})")
     for terms in treaty.purposes:
         people = len(app.guard.consent.in_force(terms.purpose, datetime.now(UTC)))
-        spent = app.guard.ledger.epsilon(terms.delta, purpose=terms.purpose)
+        spent = app.guard.ledger.spent(terms.purpose, app.guard.budget.cap(terms.purpose))
         out.print(
             f"purpose    {terms.purpose}: {people} consents in force, ε {spent:.4f} of {terms.epsilon:g} spent"
         )
+    for caution in cautions(treaty):
+        out.print(f"[bold red]UNSAFE[/]     {escape(caution)}")
     out.print(f"log head   {app.guard.log_size} entries seen")
 
 
@@ -114,7 +115,7 @@ def score(
 ) -> None:
     """Score your own consenting customers with a released model, here; nothing leaves the machine.
 
-    The file has the columns customer and score, the probability of churning.
+    The file has the columns customer and score, the probability that the model was trained for.
 
     Example: foedus node score node model.json --as-of 2026-11-22 --out scores.csv
     """
@@ -128,7 +129,9 @@ def score(
         markup=False,
     )
     say.print(
-        f"score: the probability of no order in {scored.horizon_days} days; the last order read is of {scored.latest}"
+        f"score: the probability of {scored.meaning}"
+        + (f"; the last order read is of {scored.latest}" if scored.latest else ""),
+        markup=False,
     )
 
 
@@ -204,53 +207,6 @@ def counts(directory: Directory, purpose: Purpose) -> None:
         typer.echo(f"{state:12} {number}")
 
 
-@ledger_app.command()
-def show(directory: Directory) -> None:
-    """Show every line of the ledger, and what each purpose has spent of its budget.
-
-    Example: foedus ledger show node
-    """
-    from ..compliance.treaty import load
-    from ..privacy.ledger import Ledger
-
-    _, treaty = load(directory / "treaty.json")
-    ledger = Ledger(_file(directory, "ledger.db", must_exist=True))
-    table = Table(title=f"Ledger {directory / 'ledger.db'}")
-    for column in ("line", "time", "what", "of line", "purpose", "study", "label", "ρ"):
-        table.add_column(column)
-    for line in ledger.lines():
-        rho = getattr(line.event, "rho", None)
-        table.add_row(
-            str(line.number),
-            line.time[:19],
-            line.kind,
-            str(line.ref),
-            escape(line.purpose),
-            line.study[:12],
-            escape(line.label),
-            "" if rho is None else f"{rho:.3g}",
-        )
-    out = Console()
-    out.print(table)
-    for terms in treaty.purposes:
-        spent = ledger.epsilon(terms.delta, purpose=terms.purpose)
-        out.print(
-            f"{terms.purpose}: ε {spent:.4f} of {terms.epsilon:g} at δ {terms.delta:g}", highlight=False
-        )
-
-
-@ledger_app.command()
-def verify(directory: Directory) -> None:
-    """Check that no line of the ledger was altered, removed or put in.
-
-    Example: foedus ledger verify node
-    """
-    from ..privacy.ledger import Ledger
-
-    head = Ledger(_file(directory, "ledger.db", must_exist=True)).head
-    typer.echo(f"{head.size} lines, unbroken; head {head.hash}")
-
-
 def _block(home: Home) -> str:
     """An item of a treaty's `parties` in YAML, its node key as a literal block."""
     from .fleet import node_public_key
@@ -263,19 +219,15 @@ def _block(home: Home) -> str:
     )
 
 
-def _file(directory: Path, name: str, *, must_exist: bool = False) -> Path:
+def _file(directory: Path, name: str) -> Path:
     """A register in a node's directory: not a new empty one in a directory that was mistyped.
 
     Raises:
-        InputError: not a node's directory, or the file is not there though it must be.
+        InputError: not a node's directory.
     """
-    from ..errors import InputError
     from .home import Home
 
-    path = Home.load(directory).path / name
-    if must_exist and not path.exists():
-        raise InputError(f"{path}: no such file: this node has not run yet, or its {name} was removed")
-    return path
+    return Home.load(directory).path / name
 
 
 def _moment(text: str) -> datetime:

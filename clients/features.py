@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
+from functools import cached_property
 from typing import Literal
 
 import ibis
@@ -15,24 +16,70 @@ import pandas as pd
 import pyarrow as pa
 
 from ..errors import InputError
-from ..federation.study import Feature, Study, Table
-from .sources import check_columns
+from ..federation.rounds import Task
+from ..federation.schema import AnyFeature, CategoryColumn, ChurnLabel, ColumnLabel, NumberColumn, Table
+from ..federation.study import Study
+from ..federation.tasks import statistics
+from .sources import check_columns, require
 
 Floats = npt.NDArray[np.float64]
-Side = Literal["train", "test"]
+Integers = npt.NDArray[np.int64]
+Side = Literal["train", "validate", "test"]
+SIDES: dict[Task, Side] = {
+    "statistics": "train",
+    "curvature": "train",
+    "train": "train",
+    "validate": "validate",
+    "evaluate": "test",
+}
 _LEAST_GAP = 14.0  # days: a customer who orders more often than every two weeks counts as every two weeks
 
 
 @dataclass(frozen=True)
-class Dataset:
-    """One side of a study at a silo: row i is `customers[i]`; never leaves it.
+class Raw:
+    """One side of a study at a silo, as the table has it: row i is of `customers[i]`; never leaves it.
 
-    `inputs` has shape (customers, features), all in [−1, 1]; `labels` is 1 for who churned.
+    `values` has shape (rows, quantities), finite; `codes` (rows, categories), the place of a level or −1;
+    `labels` is 1 for who bears the label. Rows of one customer lie together.
+    """
+
+    customers: npt.NDArray[np.str_]
+    values: Floats
+    codes: Integers
+    labels: Integers
+
+    @cached_property
+    def first(self) -> npt.NDArray[np.bool_]:
+        """The first row of each customer: shape (rows,)."""
+        return np.concatenate(
+            [np.ones(min(len(self.customers), 1), bool), self.customers[1:] != self.customers[:-1]]
+        )
+
+    @property
+    def size(self) -> int:
+        """Number of customers."""
+        return int(self.first.sum())
+
+    def averaged(self, rows: Floats) -> Floats:
+        """The mean of each customer's rows: shape (customers, …)."""
+        starts = np.flatnonzero(self.first)
+        if len(starts) == len(rows):
+            return rows
+        counts = np.diff(np.append(starts, len(rows)))
+        means: Floats = np.add.reduceat(rows, starts, axis=0) / counts[:, None]
+        return means
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One side of a study at a silo as the model sees it: row i is of `customers[i]`; never leaves it.
+
+    `inputs` has shape (rows, study.inputs), all in [−1, 1]; `labels` is 1 for who bears the label.
     """
 
     customers: npt.NDArray[np.str_]
     inputs: Floats
-    labels: npt.NDArray[np.int64]
+    labels: Integers
 
 
 def _days(
@@ -97,9 +144,12 @@ def quantities(
     orders: ibis.Table, study: Study, as_of: date, cohort: pd.DataFrame, retention_days: int
 ) -> ibis.Table:
     """`history`, and the label beside it: `churned` is 1 for who did not order in the horizon from `as_of` on."""
+    label = study.label
+    if not isinstance(label, ChurnLabel):
+        raise InputError("an order log is read for a label of kind churn")
     days = _days(orders, study.table, as_of, cohort, retention_days)
     told = _told(days, as_of)
-    horizon = as_of + timedelta(days=study.label.horizon_days)
+    horizon = as_of + timedelta(days=label.horizon_days)
     future = (
         days.filter(days.day >= ibis.literal(as_of), days.day < ibis.literal(horizon))
         .select("customer")
@@ -111,60 +161,148 @@ def quantities(
     ).order_by("customer")
 
 
-def load(orders: ibis.Table, study: Study, side: Side, cohort: pd.DataFrame, retention_days: int) -> Dataset:
+def load(
+    orders: ibis.Table,
+    study: Study,
+    side: Side,
+    cohort: pd.DataFrame,
+    retention_days: int,
+    *,
+    learned: Floats | None = None,
+) -> Dataset:
     """Features and labels of one side of the split, of those in `cohort` (column `subject`).
 
+    Args:
+        learned: what the study's statistics said (`State.statistics`), for features without public bounds.
+
     Raises:
-        InputError: missing columns, no rows before the date, or non-finite numbers.
+        InputError: as `load_raw`; a scale is to be learned and `learned` is not given.
     """
-    check_columns(orders, study.table, study.split)
-    as_of = date.fromisoformat(study.label.train_as_of if side == "train" else study.label.test_as_of)
-    frame: pd.DataFrame = quantities(orders, study, as_of, cohort, retention_days).to_pyarrow().to_pandas()
-    if study.split.by == "column":
-        names = study.table
-        members = orders.filter(orders[study.split.column].cast("string") == side)
-        chosen = (
+    raw = load_raw(orders, study, side, cohort, retention_days)
+    if learned is None and study.learned:
+        raise InputError("this study learns its scales: they are known once its statistics are")
+    told = statistics.initial(study) if learned is None else learned
+    inputs = statistics.inputs(raw.values, raw.codes, study.features, told)
+    return Dataset(raw.customers, inputs, raw.labels)
+
+
+def load_raw(orders: ibis.Table, study: Study, side: Side, cohort: pd.DataFrame, retention_days: int) -> Raw:
+    """One side of the split as the table has it, of those in `cohort` (column `subject`).
+
+    Raises:
+        InputError: missing columns, no rows before the date, or missing or non-finite numbers.
+    """
+    if isinstance(study.label, ColumnLabel):
+        frame = _customers(orders, study, cohort)
+    else:
+        check_columns(orders, study.table, study.split)
+        as_of = date.fromisoformat(study.label.test_as_of if side == "test" else study.label.train_as_of)
+        frame = quantities(orders, study, as_of, cohort, retention_days).to_pyarrow().to_pandas()
+    frame = frame[_on_side(orders, frame["customer"], study, side)]
+    customers = frame["customer"].to_numpy(dtype=np.str_)
+    return Raw(
+        customers, *measured(frame, study.features, study.table), frame["churned"].to_numpy(dtype=np.int64)
+    )
+
+
+def _on_side(
+    orders: ibis.Table, customers: pd.Series[str], study: Study, side: Side
+) -> npt.NDArray[np.bool_]:
+    split, stopping = study.split, study.training.early_stopping
+    if split.by == "column":
+        names, stated = study.table, "test" if side == "test" else "train"
+        members = orders.filter(orders[split.column].cast("string") == stated)
+        chosen = set(
             members.select(customer=members[names.customer].cast("string"))
             .distinct()
             .to_pyarrow()["customer"]
             .to_pylist()
         )
-        frame = frame[frame["customer"].isin(set(chosen))]
+        on = [c in chosen for c in customers]
     else:
-        on_side = [
-            in_training(str(c), study.split.salt, study.split.train) == (side == "train")
-            for c in frame["customer"]
-        ]
-        frame = frame[np.array(on_side, dtype=bool)]
-    return Dataset(
-        frame["customer"].to_numpy(dtype=np.str_),
-        matrix(frame, study.features, study.table),
-        frame["churned"].to_numpy(dtype=np.int64),
+        on = [in_training(str(c), split.salt, split.train) == (side != "test") for c in customers]
+    if stopping is not None and side != "test":
+        looked_at = [in_training(str(c), f"{split.salt}|validate", stopping.part) for c in customers]
+        on = [a and (b == (side == "validate")) for a, b in zip(on, looked_at, strict=True)]
+    return np.array(on, dtype=bool)
+
+
+_CUSTOMER = "customer·"  # no study can name a column so
+
+
+def _customers(found: ibis.Table, study: Study, cohort: pd.DataFrame) -> pd.DataFrame:
+    """The columns of a study of a table of customers, and the label `churned` beside them."""
+    names, label = study.table, study.label
+    if not isinstance(label, ColumnLabel):
+        raise InputError("a table of customers is read for a label of kind column")
+    needed = {"label": label.column}
+    if study.split.by == "column":
+        needed["split"] = study.split.column
+    require(found, names, needed)
+    frame = columns(found, names, study.features, cohort, also=(label.column,))
+    said = frame.pop(label.column)
+    if unsaid := int(said.isna().sum()):
+        raise InputError(
+            f"the label {label.column!r} is missing in {unsaid} rows",
+            remedy="complete those rows, or leave them out of the table",
+        )
+    return frame.assign(churned=(said.astype(str) == label.positive).astype(np.int64))
+
+
+def columns(
+    found: ibis.Table,
+    names: Table,
+    features: Sequence[AnyFeature],
+    cohort: pd.DataFrame,
+    *,
+    also: Sequence[str] = (),
+) -> pd.DataFrame:
+    """The features' columns of a table of customers, of those in `cohort`, by `customer`, who may have several rows.
+
+    Args:
+        also: columns wanted beside them, as text.
+    """
+    wanted = sorted({f.called for f in features} | set(also))
+    require(found, names, {"customer": names.customer, **{f"feature {c}": c for c in wanted}})
+    consenting = ibis.memtable(pa.table({"subject": pa.array(cohort["subject"].tolist(), pa.string())}))
+    rows = found.semi_join(consenting, found[names.customer].cast("string") == consenting.subject)
+    chosen = rows.select(
+        **{_CUSTOMER: rows[names.customer].cast("string")},
+        **{c: rows[c].cast("string") if c in also else rows[c] for c in wanted},
     )
+    frame: pd.DataFrame = chosen.order_by(_CUSTOMER).to_pyarrow().to_pandas()
+    return frame.rename(columns={_CUSTOMER: "customer"})
 
 
-def matrix(frame: pd.DataFrame, features: Sequence[Feature], names: Table) -> Floats:
-    """The model's inputs: a row for each of `frame` (as `history` has them), a column a feature, in [−1, 1].
+def measured(frame: pd.DataFrame, features: Sequence[AnyFeature], names: Table) -> tuple[Floats, Integers]:
+    """Quantities and categories of a frame, a row for each of its: see `Raw`.
 
     Raises:
         InputError: missing or infinite numbers.
     """
-    columns = []
+    values, codes = [], []
     for feature in features:
-        values = frame[feature.name].to_numpy(dtype=np.float64, na_value=np.nan)
-        if not np.isfinite(values).all():
+        if isinstance(feature, CategoryColumn):
+            known = {level: place for place, level in enumerate(feature.levels)}
+            codes.append(np.array([known.get(str(v), -1) for v in frame[feature.column]], np.int64))
+            continue
+        name, of_column = feature.called, isinstance(feature, NumberColumn)
+        numbers = pd.to_numeric(frame[name], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+        if isinstance(feature, NumberColumn) and feature.fill is not None:
+            numbers = np.where(np.isnan(numbers), feature.fill, numbers)
+        if not np.isfinite(numbers).all():
+            where = f"the column {name!r}" if of_column else f"{names.amount!r} and {names.date!r}"
             raise InputError(
-                f"the feature {feature.name!r} has missing or infinite values",
-                remedy=f"look for empty or infinite {names.amount!r} and {names.date!r} in the table",
+                f"the feature {name!r} has missing or infinite values",
+                remedy=f"look for empty or infinite {where} in the table"
+                + (", or say `fill`" if of_column else ""),
             )
-        low, high = (
-            (np.log1p(feature.lower), np.log1p(feature.upper))
-            if feature.log
-            else (feature.lower, feature.upper)
-        )
-        scaled = np.log1p(np.maximum(values, 0)) if feature.log else values
-        columns.append(np.clip((scaled - low) / (high - low), 0, 1) * 2 - 1)
-    return np.stack(columns, axis=1) if columns else np.zeros((len(frame), 0))
+        values.append(numbers)
+    rows = len(frame)
+    return (
+        np.stack(values, axis=1) if values else np.zeros((rows, 0)),
+        np.stack(codes, axis=1) if codes else np.zeros((rows, 0), np.int64),
+    )
 
 
 def in_training(customer: str, salt: str, part: float) -> bool:

@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import Refused
-from ..federation import models
 from ..federation.study import Study
 from ..federation.tasks import train
 from ..privacy.secagg.rings import Integers
@@ -25,27 +24,27 @@ class Follower:
 
     def __init__(self, study: Study) -> None:
         self._study = study
-        self._state: train.State | None = train.State.start(models.initial(study.model, len(study.features)))
-        self._done = 0
+        self._state: train.State | None = train.State.start(study)
+        self._next = train.following(self._state, 0, study)
 
     def advance(self, number: int, total: Integers, silos: int) -> None:
         """Take in a sum that was checked. Shown again, it changes nothing."""
-        if self._state is not None and number == self._done + 1:
+        if self._state is not None and number == self._next:
             self._state = train.advance(self._state, number, total, self._study, silos)
-            self._done = number
+            self._next = train.following(self._state, number, self._study)
 
-    def check(self, number: int, weights: npt.NDArray[np.float64]) -> None:
+    def check(self, number: int, sent: npt.NDArray[np.float64]) -> None:
         """The model sent for a round is the one the sums give, if this node has checked them all.
 
         Raises:
             Refused: it is another.
         """
-        if self._done != number - 1:
+        if self._next != number:
             self._state = None  # a round was missed
         if self._state is None:
             return
         # Another processor's linear algebra may differ in the last digits.
-        if not np.allclose(weights, self._state.weights, rtol=1e-7, atol=1e-7):
+        if not np.allclose(sent, self._state.sent, rtol=1e-7, atol=1e-7):
             raise Refused("MODEL_ALTERED", f"round {number}: the model sent is not what the sums so far give")
 
 

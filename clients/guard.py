@@ -6,7 +6,7 @@
 2. The audit log: its head is signed by the treaty's coordinator and extends the head kept here, and the
    start of this very run is an entry of it.
 3. Consent: the cohort is who allowed this purpose and has not withdrawn, now; it is large enough.
-4. The budget: the round's event is reserved in this node's ledger.
+4. The budget: this node's ledger is the one that it was, and the round's event is reserved in it (`budget`).
 5. Features in the silo's SQL engine.      6. Train or count.      7. Clip, encode, noise share, mask.
 
 5–7 are `trainer` and `app`. Each step raises; whoever calls logs the refusal and says no.
@@ -14,27 +14,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
+from typing import Any
 
 import pandas as pd
 
 from ..compliance import approvals, treaty
 from ..compliance.auditlog.checkpoint import Checkpoint
-from ..compliance.auditlog.merkle import leaf_hash, verify_inclusion
+from ..compliance.auditlog.log import AuditLog
+from ..compliance.auditlog.merkle import grow, leaf_hash, root_from_edge, verify_inclusion
 from ..compliance.auditlog.witness import HeadKeeper
 from ..compliance.consent import ConsentRegister
-from ..documents import Envelope, parse_json
-from ..errors import BudgetExceeded, InputError, ProtocolError, Refused, VerificationError
+from ..documents import Envelope, Payload, parse_json
+from ..errors import InputError, ProtocolError, Refused, VerificationError
+from ..federation import ledger_heads
 from ..federation import study as studies
 from ..federation.messages import LOG_SIZE_UNKNOWN, KeysRequest, LoggedEntry, LogHead
 from ..federation.rounds import RoundPlan
 from ..federation.study import Study
-from ..privacy.accountant import ZCDP
 from ..privacy.events import Event
-from ..privacy.ledger import Cap, Ledger
+from ..privacy.ledger import Ledger
 from ..privacy.secagg.keys import Roster
+from .budget import Budget
 from .home import Home
 
 
@@ -58,7 +62,8 @@ class Guard:
         self.identity = home.identity()
         if self.treaty.party(home.party).signing_key != self.identity.public:
             raise InputError(f"{home.path}: identity.key is not the key the treaty names for {home.party}")
-        self.ledger = Ledger(home.path / "ledger.db")
+        self.audit = AuditLog(home.path / "audit.db", f"foedus node {home.party}")
+        self.budget = Budget(home, self.treaty, self.treaty_digest, self.audit)
         self.consent = ConsentRegister(home.path / "consent.db")
         coordinator = self.treaty.coordinator
         self.heads = HeadKeeper(home.path / "log-head", coordinator.origin, coordinator.signing_key)
@@ -86,17 +91,10 @@ class Guard:
             or not 1 <= request.rounds[0] <= request.rounds[-1] <= study.rounds
         ):
             raise Refused("UNKNOWN_ROUND", f"the study has rounds 1 to {study.rounds}, asked for are others")
-        head = self.advance_log(request.log)
+        head = self.advance_log(request.log, partial(self._find_anchors, request))
         self._check_started(request.started, head, permit)
-        planned = ZCDP(self.ledger.events(purpose=study.purpose))
-        for number in request.rounds:
-            planned.compose(self.worst_event(study.round(number, self.treaty)))
-        terms = self.treaty.terms(study.purpose)
-        total = planned.epsilon(terms.delta)
-        if not total <= terms.epsilon:
-            raise BudgetExceeded(
-                f"the study would take {study.purpose} to ε = {total:.4f}, over this silo's cap of {terms.epsilon:g}"
-            )
+        planned = [self.worst_event(study.round(number, self.treaty)) for number in request.rounds]
+        self.budget.admit(permit.digest, study, planned)
         return permit
 
     def check_approvals(self, permit: Permit) -> None:
@@ -111,8 +109,13 @@ class Guard:
             epsilon=permit.study.privacy.epsilon,
         )
 
-    def advance_log(self, log: LogHead) -> Checkpoint:
+    def advance_log(
+        self, log: LogHead, accept: Callable[[Checkpoint, Checkpoint], None] = lambda kept, offered: None
+    ) -> Checkpoint:
         """Check 2: the log's head extends the one kept here, which it replaces on disk.
+
+        Args:
+            accept: one more check of the two heads, before that.
 
         Raises:
             Refused: the proof starts at another size than this node saw last: no fork, the server lost
@@ -124,22 +127,63 @@ class Guard:
             raise Refused(
                 LOG_SIZE_UNKNOWN, f"the log's proof starts at {log.since} entries, this node has seen {seen}"
             )
-        return self.heads.advance(log.note, log.proof_bytes())
+        return self.heads.advance(log.note, log.proof_bytes(), accept=accept)
+
+    def _find_anchors(self, request: KeysRequest, kept: Checkpoint, offered: Checkpoint) -> None:
+        """Check 4, first half: no head of this silo's ledger in the server's log is ahead of the ledger.
+
+        1. The server shows every entry since the head kept here: they make the tree of the head offered, so
+           none is held back. After a restore of the whole directory the head kept is an old one, and what
+           this node stated since is among them.
+        2. It shows the last entry with a head of this silo's ledger, in case the head kept is newer than
+           ledger and audit log are.
+        """
+        records: list[tuple[int, str]] = []
+        # 1.
+        if request.history is None:
+            raise ProtocolError("the entries of the audit log since the head kept here are not shown")
+        edge, size = request.history.edge_bytes(), kept.size
+        if len(edge) != size.bit_count() or root_from_edge(edge) != kept.root:
+            raise VerificationError("the audit log's right edge is not that of the head kept here")
+        for body in request.history.entries:
+            edge = grow(edge, size, leaf_hash(body.encode()))[1]
+            records.append((size, body))
+            size += 1
+        if size != offered.size or root_from_edge(edge) != offered.root:
+            raise VerificationError("the audit log's entries since the head kept here are not all shown")
+        # 2.
+        if request.anchor is not None:
+            self._check_included(request.anchor, offered)
+            records.append((request.anchor.index, request.anchor.body))
+        party = self.home.party
+        for index, body in records:
+            record = _record(index, body)
+            if party in ledger_heads.silos_in(record):
+                stated = ledger_heads.stated_in(record, party)
+                self.budget.anchored(ledger_heads.read(stated, party, self.identity.public).head, index)
+
+    @staticmethod
+    def _check_included(entry: LoggedEntry, head: Checkpoint) -> None:
+        leaf = leaf_hash(entry.body.encode())
+        verify_inclusion(leaf, entry.index, head.size, entry.proof_bytes(), head.root)
 
     def _check_started(self, entry: LoggedEntry, head: Checkpoint, permit: Permit) -> None:
-        proof = entry.proof_bytes()
-        verify_inclusion(leaf_hash(entry.body.encode()), entry.index, head.size, proof, head.root)
-        try:
-            record = parse_json(entry.body)
-        except InputError as error:
-            raise ProtocolError(f"log entry {entry.index}: {error.message}") from error
-        if not isinstance(record, dict) or not isinstance(record.get("details"), dict):
-            raise ProtocolError(f"log entry {entry.index} is no entry of an audit log")
+        self._check_included(entry, head)
+        record = _record(entry.index, entry.body)
         told = (record.get("action"), record.get("subject"), record["details"].get("run"))
         if told != ("run.started", permit.digest, permit.run):
             raise VerificationError(
                 f"log entry {entry.index} is not the start of run {permit.run} of this study"
             )
+
+    @property
+    def ledger(self) -> Ledger:
+        """What this silo's customers have paid."""
+        return self.budget.ledger
+
+    def state_ledger(self) -> Payload:
+        """The head of the ledger, signed, for the server's log to anchor."""
+        return ledger_heads.state(self.ledger.head, self.home.party, self.log_size, self.identity)
 
     def cohort(self, permit: Permit) -> pd.DataFrame:
         """Check 3, first half: who consents to the study's purpose now (column `subject`)."""
@@ -159,20 +203,23 @@ class Guard:
 
     def reserve(self, permit: Permit, plan: RoundPlan) -> int:
         """Check 4: set the round's event aside, at the most it can cost; its number in the ledger."""
-        terms, own = self.treaty.terms(permit.study.purpose), permit.study.privacy
-        return self.ledger.reserve(
-            self.worst_event(plan),
-            purpose=permit.study.purpose,
-            study=permit.digest,
-            label=f"run {permit.run} round {plan.round} {plan.task}",
-            cap=Cap(terms.epsilon, terms.delta),
-            study_cap=Cap(own.epsilon, own.delta),
-        )
+        label = f"run {permit.run} round {plan.round} {plan.task}"
+        return self.budget.reserve(permit.digest, permit.study, self.worst_event(plan), label)
 
     def settle(self, ref: int, plan: RoundPlan, survivors: Sequence[str]) -> None:
         """The sum was opened over `survivors`: state in the ledger what it cost with their noise in it."""
-        self.ledger.commit(ref, plan.event(len(survivors) - self.treaty.colluders))
+        self.budget.commit(ref, plan.cost(len(survivors), self.treaty))
 
     def worst_event(self, plan: RoundPlan) -> Event:
         """A round's event when just the threshold survives."""
-        return plan.event(studies.least_shares(self.treaty))
+        return plan.cost(self.treaty.threshold, self.treaty)
+
+
+def _record(index: int, body: str) -> dict[str, Any]:
+    try:
+        record = parse_json(body)
+    except InputError as error:
+        raise ProtocolError(f"log entry {index}: {error.message}") from error
+    if not isinstance(record, dict) or not isinstance(record.get("details"), dict) or "action" not in record:
+        raise ProtocolError(f"log entry {index} is no entry of an audit log")
+    return record

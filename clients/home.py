@@ -17,8 +17,10 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 from pydantic import Field, ValidationError
@@ -26,7 +28,11 @@ from pydantic import Field, ValidationError
 from ..compliance.treaty import Document, Name, explain
 from ..documents import SigningKey, read_text
 from ..errors import InputError
+from ..federation.schema import Table
 from .fleet import FleetLink, generate_node_key
+
+if TYPE_CHECKING:
+    import ibis
 
 
 class Settings(Document):
@@ -92,6 +98,12 @@ class Home:
     @property
     def table(self) -> Path:
         return (self.path / self.settings.table).resolve()
+
+    def orders(self, names: Table) -> AbstractContextManager[ibis.Table]:
+        """The silo's table, opened read-only."""
+        from . import sources  # Ibis takes its time, and most commands need none of it
+
+        return sources.table(self.table, names.name, customer=names.customer)
 
     @property
     def link(self) -> FleetLink:

@@ -46,8 +46,8 @@ def check(app: SiloApp) -> dict[str, tuple[str, ...]]:
         InputError, VerificationError: one of them does not hold.
     """
     home, guard = app.home, app.guard
-    _ = guard.ledger.head
     app.audit.check()
+    guard.budget.verify()
     named = guard.treaty.party(home.party).node_key
     if node_public_key(home.link.node_key).decode().strip() != named.strip():
         raise InputError(f"{home.link.node_key}: not the node key the treaty names for {home.party}")

@@ -18,6 +18,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
+import ibis
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -30,9 +31,12 @@ from ..compliance.treaty import Document, Treaty, explain
 from ..documents import Envelope
 from ..errors import InputError
 from ..federation import models
-from ..federation.study import Digest, Feature, Label, Model, Split, Table
+from ..federation.modes import ModeField
+from ..federation.schema import TAGS, AnyFeature, ChurnLabel, ColumnLabel, Label, Split, Table, question
+from ..federation.study import Digest, Model, Scaling
+from ..federation.tasks import statistics
 from . import sources
-from .features import history, last_order, matrix
+from .features import columns, history, last_order, measured
 from .home import Home
 
 KIND = "release"
@@ -47,19 +51,22 @@ class ReleasedModel(Document):
     run: str
     epsilon: float
     delta: float
+    mode: ModeField
     purpose: str
     table: Table
     model: Model
-    features: tuple[Feature, ...] = Field(min_length=1)
+    features: tuple[AnyFeature, ...] = Field(min_length=1)
+    scaling: Scaling
+    learned: tuple[float, ...] = Field(description="bounds of learned scales, weights of labels")
     label: Label
     weights: tuple[float, ...]
 
-    @field_validator("features", "weights", mode="before")
+    @field_validator("features", "weights", "learned", mode="before")
     @classmethod
     def _list(cls, value: object) -> object:
         return tuple(value) if isinstance(value, list) else value
 
-    @field_validator("epsilon", "delta", "weights", mode="before")
+    @field_validator("epsilon", "delta", "weights", "learned", mode="before")
     @classmethod
     def _numbers(cls, value: object) -> object:
         """JSON writes 1.0 as 1."""
@@ -72,15 +79,15 @@ class ReleasedModel(Document):
 class Scored:
     """A silo's customers and what the model says of them; never leaves it.
 
-    `frame` has the columns ``customer`` and ``score``, the probability of churning in the
-    `horizon_days` from `as_of` on, sorted from the highest. `latest` is the day of the last order read.
+    `frame` has the columns ``customer`` and ``score``, the probability of what `meaning` says, as known
+    `as_of` that day, sorted from the highest. `latest` is the day of the last order read, if orders were.
     """
 
     frame: pd.DataFrame
     purpose: str
     as_of: date
-    horizon_days: int
-    latest: date
+    meaning: str
+    latest: date | None
 
 
 def load_model(path: Path, treaty: Treaty) -> tuple[Envelope, ReleasedModel]:
@@ -99,7 +106,7 @@ def load_model(path: Path, treaty: Treaty) -> tuple[Envelope, ReleasedModel]:
     try:
         released = ReleasedModel.model_validate(envelope.payload)
     except ValidationError as error:
-        raise explain(error, str(path)) from error
+        raise explain(error, str(path), tags=TAGS) from error
     treaty.terms(released.purpose)
     return envelope, released
 
@@ -117,28 +124,49 @@ def score(home: Home, released: ReleasedModel, as_of: date, treaty: Treaty) -> S
     if not register.exists():
         raise InputError(f"{register}: no such file", remedy="foedus consent import takes consents in")
     cohort = ConsentRegister(register).in_force(released.purpose, datetime.now(UTC))
-    names = released.table
-    with sources.table(home.table, names.name, customer=names.customer) as orders:
-        sources.check_columns(orders, names, Split())
-        told = history(orders, names, as_of, cohort, treaty.retention_days)
-        frame: pd.DataFrame = told.to_pyarrow().to_pandas()
+    names, label = released.table, released.label
+    latest: date | None = None
+    with sources.table(home.table, names.name, customer=names.customer) as found:
+        if isinstance(label, ColumnLabel):
+            frame = columns(found, names, released.features, cohort)
+        else:
+            sources.check_columns(found, names, Split())
+            frame = history(found, names, as_of, cohort, treaty.retention_days).to_pyarrow().to_pandas()
         if frame.empty:
             raise InputError(
-                f"no customer with an order before {as_of} consents to {released.purpose}",
+                f"no customer with an order before {as_of} consents to {released.purpose}"
+                if isinstance(label, ChurnLabel)
+                else f"no customer in the table consents to {released.purpose}",
                 remedy="look at --as-of, and at `foedus consent counts`",
             )
-        latest = last_order(orders, names, as_of)
-    days = released.label.horizon_days
-    if latest < as_of - timedelta(days=days):
-        raise InputError(
-            f"the last order before {as_of} is of {latest}: everybody would look gone for {days} days or more",
-            remedy="bring the table up to date, or score as of an earlier day",
-        )
-    inputs = matrix(frame, released.features, names)
+        if isinstance(label, ChurnLabel):
+            latest = _latest(found, released, label, as_of)
+    values, codes = measured(frame, released.features, names)
+    learned = np.array(released.learned, dtype=np.float64)
+    inputs = statistics.inputs(values, codes, released.features, learned)
     logits = models.scores(released.model, np.array(released.weights, dtype=np.float64), inputs)
     scored = pd.DataFrame({"customer": frame["customer"].astype("str"), "score": _probability(logits)})
+    if isinstance(label, ColumnLabel):  # a customer may have several rows
+        scored = scored.groupby("customer")["score"].mean().reset_index()
     scored = scored.sort_values(["score", "customer"], ascending=[False, True], ignore_index=True)
-    return Scored(scored, released.purpose, as_of, days, latest)
+    return Scored(scored, released.purpose, as_of, _meaning(label), latest)
+
+
+def _latest(orders: ibis.Table, released: ReleasedModel, label: ChurnLabel, as_of: date) -> date:
+    latest = last_order(orders, released.table, as_of)
+    if latest < as_of - timedelta(days=label.horizon_days):
+        raise InputError(
+            f"the last order before {as_of} is of {latest}: everybody would look gone for {label.horizon_days} days or more",
+            remedy="bring the table up to date, or score as of an earlier day",
+        )
+    return latest
+
+
+def _meaning(label: ChurnLabel | ColumnLabel) -> str:
+    """What a score is the probability of."""
+    if isinstance(label, ColumnLabel):
+        return question(label)
+    return f"no order in {label.horizon_days} days"
 
 
 def score_to(home: Home, model: Path, as_of: date, out: Path) -> Scored:

@@ -7,7 +7,7 @@ is Ibis expressions, which Spark, ClickHouse, PostgreSQL and Snowflake run as we
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import ibis
 
 from ..errors import InputError
-from ..federation.study import Split, Table
+from ..federation.schema import Split, Table
 
 KINDS = (".duckdb", ".csv", ".parquet")
 
@@ -82,18 +82,24 @@ def _header(path: Path) -> list[str]:
         return next(csv.reader(file), [])
 
 
-def check_columns(orders: ibis.Table, columns: Table, split: Split) -> None:
-    """Raise InputError unless the table has the columns a study needs, of usable types."""
-    schema = orders.schema()
-    needed = {"customer": columns.customer, "date": columns.date, "amount": columns.amount}
-    if split.by == "column":
-        needed["split"] = split.column
+def require(found: ibis.Table, names: Table, needed: Mapping[str, str]) -> None:
+    """Raise InputError unless the table has the columns of `needed`: what for -> name."""
+    schema = found.schema()
     missing = [f"{name!r} ({role})" for role, name in needed.items() if name not in schema]
     if missing:
         raise InputError(
-            f"the table {columns.name!r} lacks {', '.join(missing)}",
-            remedy=f"it has: {', '.join(schema)}; name yours under `table` in the study",
+            f"the table {names.name!r} lacks {', '.join(missing)}",
+            remedy=f"it has: {', '.join(schema)}; name yours in the study",
         )
+
+
+def check_columns(orders: ibis.Table, columns: Table, split: Split) -> None:
+    """Raise InputError unless the order log has the columns a study needs, of usable types."""
+    needed = {"customer": columns.customer, "date": columns.date, "amount": columns.amount}
+    if split.by == "column":
+        needed["split"] = split.column
+    require(orders, columns, needed)
+    schema = orders.schema()
     date_type, amount_type = schema[columns.date], schema[columns.amount]
     if not (date_type.is_date() or date_type.is_timestamp()):
         raise InputError(f"the column {columns.date!r} is {date_type}, it must be a date or timestamp")

@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Protocol
 
+import ibis
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from ..errors import ProtocolError
 from ..federation import models
-from ..federation.rounds import RoundPlan, curvature_shape, row_bound
-from ..federation.study import Study
-from ..federation.tasks import evaluate, train
+from ..federation.modes import Sampler
+from ..federation.rounds import RoundPlan, row_bound
+from ..federation.schema import Table
+from ..federation.study import Study, shape_of
+from ..federation.tasks import evaluate, statistics, train
 from ..privacy.clipping import clipped_sum
 from ..privacy.noise import Keystream, discrete_gaussian
 from ..privacy.secagg.codec import Whole
 from ..privacy.sgd import per_customer_gradients
-from . import sources
-from .features import Dataset, Side, load
-from .home import Home
+from .features import SIDES, Raw, Side, load_raw
 
-Sampler = Callable[[int, int, Keystream], npt.NDArray[np.int64]]
+Floats = npt.NDArray[np.float64]
+
+
+class Source(Protocol):
+    """Where a silo's table is: a node's `Home`, or a frame in a rehearsal."""
+
+    def orders(self, names: Table) -> AbstractContextManager[ibis.Table]:
+        """The table of this name, open for as long as the context lasts."""
 
 
 @dataclass
@@ -31,51 +40,88 @@ class Trainer:
     """Works out one silo's contributions to a study.
 
     Args:
-        sampler: (sigma, size, stream) -> noise share. Only a test replaces it.
+        sampler: what draws the noise share. Only a test replaces it.
     """
 
-    home: Home
+    source: Source
     study: Study
     retention_days: int
     sampler: Sampler = discrete_gaussian
 
     def __post_init__(self) -> None:
-        self._cached: dict[Side, tuple[bytes, Dataset]] = {}
+        self._cached: dict[Side, tuple[bytes, Raw]] = {}
+        self._inputs: dict[int, tuple[Raw, bytes, Floats]] = {}
 
-    def dataset(self, side: Side, cohort: pd.DataFrame) -> Dataset:
+    def dataset(self, side: Side, cohort: pd.DataFrame) -> Raw:
         """5: features by SQL. Kept from round to round until the cohort changes."""
         key = hashlib.sha256("\n".join(cohort["subject"]).encode()).digest()
         if side not in self._cached or self._cached[side][0] != key:
-            with sources.table(
-                self.home.table, self.study.table.name, customer=self.study.table.customer
-            ) as orders:
-                self._cached[side] = (key, load(orders, self.study, side, cohort, self.retention_days))
+            with self.source.orders(self.study.table) as orders:
+                self._cached[side] = (key, load_raw(orders, self.study, side, cohort, self.retention_days))
         return self._cached[side][1]
 
-    def contribution(self, plan: RoundPlan, dataset: Dataset, weights: npt.NDArray[np.float64]) -> Whole:
+    def contribution(self, plan: RoundPlan, dataset: Raw, sent: Floats) -> Whole:
         """6 and 7: train or count; clip, encode and add the noise share. What comes out may be masked.
+
+        Args:
+            dataset: of the round's side. sent: weights and statistics, shape (study.sent,).
 
         Raises:
             InputError: weights or data that are not finite.
         """
         stream = Keystream()
+        summed = self.summed(plan, self.rows(plan, dataset, sent), stream)
+        return Whole(plan.mode.at_silo(summed, plan.sigma, self.sampler, stream), plan.bound)
+
+    def rows(self, plan: RoundPlan, dataset: Raw, sent: Floats) -> Floats:
+        """What each customer would add to the round's sum, not clipped yet: one row a customer."""
+        study = self.study
+        weights, learned = sent[: study.parameters], sent[study.parameters :]
+        if plan.task == "statistics":
+            first = dataset.first
+            return statistics.contributions(dataset.values[first], dataset.labels[first], study).astype(
+                np.float64
+            )
+        inputs, labels = self._scaled(dataset, learned), dataset.labels
         if plan.task == "curvature":
-            rows = train.curvature(dataset.inputs)
-            bound = curvature_shape(dataset.inputs.shape[1] + 1).bound
-            summed = clipped_sum(rows, bound, 2**plan.scale_bits, stream)
-        elif plan.task == "train":
-            module = models.build(self.study.model, dataset.inputs.shape[1])
+            return dataset.averaged(train.curvature(inputs, study.curvature_clip))
+        if plan.task == "train":
+            module = models.build(study.model, study.inputs)
             models.load(module, weights)
-            clip = self.study.training.clip
-            rows = train.contributions(per_customer_gradients(module, dataset.inputs, dataset.labels), clip)
-            summed = clipped_sum(rows, row_bound(clip), 2**plan.scale_bits, stream)
+            counts = statistics.class_weights(learned, study)[labels]
+            return dataset.averaged(per_customer_gradients(module, inputs, labels) * counts[:, None])
+        first = dataset.first
+        scores = models.scores(study.model, weights, inputs[first])
+        if plan.task == "validate":
+            return train.losses(scores, labels[first])
+        return evaluate.contributions(scores, labels[first], study).astype(np.float64)
+
+    def summed(self, plan: RoundPlan, rows: Floats, stream: Keystream) -> npt.NDArray[np.int64]:
+        """The exact integer sum of the rows, each clipped and encoded; without noise, so it stays here."""
+        scale = 2**plan.scale_bits
+        if plan.task == "train":
+            clip = self.study.clip
+            summed = clipped_sum(train.contributions(rows, clip), row_bound(clip), scale, stream)
+        elif (shape := shape_of(self.study, plan.task)).rounded:
+            summed = clipped_sum(rows, shape.bound, scale, stream)
         else:
-            scores = models.scores(self.study.model, weights, dataset.inputs)
-            cells = evaluate.contributions(scores, dataset.labels, self.study)
-            summed = cells.sum(axis=0, dtype=np.int64) * 2**plan.scale_bits
+            summed = rows.astype(np.int64).sum(axis=0, dtype=np.int64) * scale
         if summed.size != plan.dimension:
             raise ProtocolError(
                 f"round {plan.round}: {summed.size} numbers where the study says {plan.dimension}"
             )
-        noisy = summed + self.sampler(plan.sigma, plan.dimension, stream)
-        return Whole(noisy, plan.bound)
+        return summed
+
+    def _scaled(self, dataset: Raw, learned: Floats) -> Floats:
+        """The model's inputs; kept until the statistics change, as they do once."""
+        key = learned.tobytes()
+        kept = self._inputs.get(id(dataset))
+        if kept is None or kept[0] is not dataset or kept[1] != key:
+            inputs = statistics.inputs(dataset.values, dataset.codes, self.study.features, learned)
+            kept = self._inputs[id(dataset)] = (dataset, key, inputs)
+        return kept[2]
+
+
+def side_of(plan: RoundPlan) -> Side:
+    """Whose customers a round is about."""
+    return SIDES[plan.task]

@@ -6,7 +6,8 @@ with their budgets, minimum silos and cohort, the colluders c to withstand, the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -80,14 +81,26 @@ class Coordinator(Document):
     _key = field_validator("signing_key")(_check_key)
 
 
+Period = Literal["year", "quarter", "month"]
+
+
 class PurposeTerms(Document):
-    """The lifetime budget of one purpose at every silo."""
+    """The budget of one purpose at every silo: for life, or anew in every calendar period (UTC)."""
 
     purpose: str = Field(
         min_length=3, max_length=200, description="DPV purpose, e.g. dpv:ServiceOptimisation"
     )
     epsilon: float = Field(gt=0, le=100)
     delta: float = Field(gt=0, lt=1e-3)
+    period: Period | None = Field(default=None, description="the budget is for each of these, not for life")
+
+    def since(self, moment: datetime) -> datetime | None:
+        """When the period of `moment` (aware) began; None if the budget is for life."""
+        if self.period is None:
+            return None
+        day = moment.astimezone(UTC)
+        month = {"year": 1, "quarter": 3 * ((day.month - 1) // 3) + 1, "month": day.month}[self.period]
+        return datetime(day.year, month, 1, tzinfo=UTC)
 
 
 class Overlap(Document):
@@ -118,8 +131,15 @@ class Treaty(Document):
     colluders: int = Field(ge=1, description="c: silos that may pool what they know with the server")
     overlap: Overlap
     retention_days: int = Field(default=1096, ge=1, le=1096)
+    unsafe: tuple[Literal["central"], ...] = Field(
+        default=(),
+        max_length=1,
+        description="what the parties permit though it trusts the server with their data",
+    )
 
-    @field_validator("parties", "scientists", "approvers", "approval_chain", "purposes", mode="before")
+    @field_validator(
+        "parties", "scientists", "approvers", "approval_chain", "purposes", "unsafe", mode="before"
+    )
     @classmethod
     def _lists(cls, value: object) -> object:
         return tuple(value) if isinstance(value, list) else value
@@ -205,11 +225,11 @@ class Treaty(Document):
         return Envelope(KIND, self.model_dump(mode="json"))
 
 
-def explain(error: ValidationError, what: str) -> InputError:
-    """Turn pydantic's error into one sentence per fault, naming the field."""
+def explain(error: ValidationError, what: str, *, tags: Collection[str] = ()) -> InputError:
+    """Turn pydantic's error into one sentence per fault, naming the field; `tags` of unions are left out of names."""
     faults = []
     for item in error.errors(include_url=False, include_input=False):
-        place = ".".join(str(part) for part in item["loc"]) or "document"
+        place = ".".join(str(part) for part in item["loc"] if part not in tags) or "document"
         faults.append(f"{place}: {item['msg'].removeprefix('Value error, ')}")
     return InputError(f"{what}: " + "; ".join(faults[:8]))
 

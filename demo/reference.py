@@ -87,7 +87,7 @@ def reference_rows(benchmark: Benchmark) -> tuple[list[Row], Floats]:
     rows = [benchmark.model_row("pooled, no privacy", weights, len(pooled.labels))]
     for name, dataset in benchmark.train.items():
         rows.append(benchmark.model_row(f"{name} alone", fit(study, dataset), len(dataset.labels)))
-    recency = [i for i, f in enumerate(study.features) if f.name == "recency"]
+    recency = [i for i, f in enumerate(study.features) if f.called == "recency"]
     if recency:
         rows.append(benchmark.row("recency alone", benchmark.test.inputs[:, recency[0]], 0))
     return rows, weights

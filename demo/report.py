@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..compliance.treaty import Document
+from ..federation.schema import question
 from . import plots, screen
 from .result import Result, Round
 
@@ -129,14 +130,16 @@ def _parameters(result: Result) -> list[tuple[str, str]]:
         ("Author", study.author),
         ("Purpose", study.purpose),
         ("Data", result.source),
-        ("Question", f"{label.kind}: no order within {label.horizon_days} days"),
-        ("As of", f"{label.train_as_of} to train, {label.test_as_of} to test"),
+        ("Question", question(label)),
         ("Test customers", f"apart from the training customers, {split}"),
-        ("Features", ", ".join(f.name + (" (log)" if f.log else "") for f in study.features)),
+        (
+            "Features",
+            ", ".join(f.called + (" (log)" if getattr(f, "log", False) else "") for f in study.features),
+        ),
         ("Model", f"{kind}; {study.parameters} weights"),
         ("Training", _settings(study.training)),
         ("Evaluation", _settings(study.evaluation)),
-        ("Noise", f"{study.privacy.mode}; σ of one silo's share: {noise}"),
+        ("Noise", f"{study.privacy.mode.name}; σ of one noise: {noise}"),
         ("Limits", f"ε ≤ {study.privacy.epsilon:g} at δ = {study.privacy.delta:g}"),
         ("Digest", result.study_digest),
     ]

@@ -51,7 +51,7 @@ def demo_draft(orders: data.Orders, model: str) -> Draft:
     content = yaml.safe_load((files(__package__) / "churn.yaml").read_text(encoding="utf-8"))
     if model == "mlp":
         content["model"] = {"kind": "mlp", "hidden": 8, "seed": 0}
-        content["training"] = {"optimiser": "adam", "rounds": 24, "clip": 1.0}
+        content["training"] = {"optimiser": "adam", "rounds": 24, "clip": 0.29}
     if not orders.split_column:
         content["split"] = {"by": "hash", "salt": "foedus demo", "train": 0.8}
         content["label"] |= _dates(orders.frame, int(content["label"]["horizon_days"]))
@@ -213,7 +213,7 @@ def _result(
         "federated, distributed DP": exact_roc(benchmark.scores(final), test.labels),
         "pooled, no privacy": exact_roc(benchmark.scores(pooled), test.labels),
     }
-    recency = [i for i, f in enumerate(study.features) if f.name == "recency"]
+    recency = [i for i, f in enumerate(study.features) if f.called == "recency"]
     if recency:
         roc["recency alone"] = exact_roc(test.inputs[:, recency[0]], test.labels)
     events = [e for path in (next(world.server.rglob("lineage.jsonl")),) for e in read_events(path)]
@@ -296,6 +296,8 @@ def run_simulation(study: Path, *, orders: Path | None, silos: int, directory: P
     console = Console(highlight=False)
     steps = Steps(console)
     draft = load_draft(study)
+    if draft.privacy.mode.caution:
+        console.print(f"[bold red]{draft.privacy.mode.caution}[/]")
     with tempfile.TemporaryDirectory(prefix="foedus-simulate-") as scratch:
         root = directory.absolute() if directory is not None else Path(scratch) / "world"
         with steps.step(f"Dealing the orders to {silos} silos"):
@@ -321,7 +323,8 @@ def run_simulation(study: Path, *, orders: Path | None, silos: int, directory: P
         with steps.step("Comparing with pooled data"):
             benchmark = gather(world, report.study)
             weights = np.array(json.loads((case.out / "model.json").read_bytes())["payload"]["weights"])
-            rows = [benchmark.model_row("federated, distributed DP", weights, len(benchmark.pooled.labels))]
+            name = f"federated, {draft.privacy.mode.name} DP"
+            rows = [benchmark.model_row(name, weights, len(benchmark.pooled.labels))]
             rows += reference_rows(benchmark)[0]
         for row in rows:
             console.print(f"{row.name:28} AUC {row.auc:.4f}   PR-AUC {row.pr_auc:.4f}")

@@ -9,9 +9,9 @@ from typing import Any
 
 from ..clients.app import SiloApp
 from ..clients.home import Home
-from ..clients.trainer import Sampler
 from ..compliance.auditlog.log import AuditLog
 from ..documents import Envelope, SigningKey
+from ..federation.modes import Sampler
 from ..federation.simulation import RUN_ID, Drop, LocalGrid
 from ..federation.study import Draft, Study
 from ..privacy.noise import discrete_gaussian
@@ -73,6 +73,7 @@ def prepare(
         heads={},
         acknowledge=lambda silo, size: None,
         note=note,
+        sampler=sampler,
     )
     return grid, case
 

@@ -78,7 +78,7 @@ def build(
     consent: bool = True,
     may_exist: bool = False,
 ) -> World:
-    """Deal `orders` to `silos` partners and make all they need.
+    """Deal `orders` to `silos` partners and make all they need; the treaty permits `draft`, twice over.
 
     Args:
         gateway: where the nodes will find the server. consent: False lets everybody consent.
@@ -170,4 +170,5 @@ def _treaty(
             attestation="Made for the demo: every customer was dealt to one partner only.",
         ),
         retention_days=1096,
+        unsafe=draft.privacy.mode.unsafe,
     )

@@ -90,11 +90,25 @@ class LoggedEntry(Document):
     """An entry of the audit log with the proof that it is in the head sent beside it."""
 
     index: Whole
-    body: str = Field(max_length=1 << 16)
+    body: str = Field(max_length=1 << 22)
     proof: list[str] = Field(max_length=64)
 
     def proof_bytes(self) -> list[bytes]:
         return _hashes(self.proof)
+
+
+class LogHistory(Document):
+    """Every entry of the audit log since the head that the node keeps, so that none can be held back.
+
+    `edge` is the right edge of the tree that the node keeps the root of (`merkle.right_edge`), from which
+    the entries, in order, make the tree of the head sent beside it.
+    """
+
+    edge: list[str] = Field(max_length=64)
+    entries: list[str]
+
+    def edge_bytes(self) -> list[bytes]:
+        return _hashes(self.edge)
 
 
 def _hashes(proof: list[str]) -> list[bytes]:
@@ -105,7 +119,10 @@ def _hashes(proof: list[str]) -> list[bytes]:
 
 
 class KeysRequest(Content):
-    """Set-up, trip 1: here is the study and why it may run; advertise keys for these rounds."""
+    """Set-up, trip 1: here is the study and why it may run; advertise keys for these rounds.
+
+    `anchor` is the last entry of the audit log that has a head of this silo's ledger; there may be none.
+    """
 
     action = "keys"
     study: Json
@@ -115,11 +132,16 @@ class KeysRequest(Content):
     rounds: list[Whole] = Field(min_length=1, max_length=1000)
     log: LogHead
     started: LoggedEntry
+    anchor: LoggedEntry | None = None
+    history: LogHistory | None = None
 
 
 class KeysReply(Content):
+    """The keys, and the signed head of the node's ledger (`federation.ledger_heads`) for the log to anchor."""
+
     action = "keys-reply"
     keys: Json
+    ledger: Json | None = None
     log_size: Whole
 
 

@@ -8,11 +8,12 @@ from typing import Literal
 
 from pydantic import Field
 
-from ..compliance.treaty import Document
+from ..compliance.treaty import Document, Treaty
 from ..privacy.events import DistributedDiscreteGaussian
 from ..privacy.secagg.rings import Ring
+from .modes import Distributed, ModeField
 
-Task = Literal["curvature", "train", "evaluate"]
+Task = Literal["statistics", "curvature", "train", "validate", "evaluate"]
 
 COUNT_SHARE = 0.25
 """Behind every gradient travels a constant of this part of the clip, so that its sum counts customers."""
@@ -23,6 +24,7 @@ class RoundPlan(Document):
 
     round: int
     task: Task
+    mode: ModeField = Distributed()
     dimension: int
     scale_bits: int
     sigma: int
@@ -34,6 +36,10 @@ class RoundPlan(Document):
     def ring(self) -> Ring:
         """Where the sum is taken."""
         return Ring(self.bits)
+
+    def cost(self, survivors: int, treaty: Treaty) -> DistributedDiscreteGaussian:
+        """What the round did to a customer's data if so many silos were summed; see `modes`."""
+        return self.mode.event(self.sensitivity, self.sigma, self.dimension, survivors, treaty)
 
     def event(self, shares: int) -> DistributedDiscreteGaussian:
         """What was done to the data if `shares` noise shares are unknown to any adversary."""
@@ -64,15 +70,27 @@ def row_bound(clip: float) -> float:
     return clip * math.sqrt(1 + COUNT_SHARE**2)
 
 
-def curvature_shape(inputs: int) -> Shape:
-    """The products x_i·x_j, i ≤ j, of inputs in [−1, 1] (the constant 1 among them): no clipping needed."""
-    products = inputs * (inputs + 1) // 2
-    return Shape(products, math.sqrt(products), 1.0, True)
+def statistics_shape(learned: int, cells: int) -> Shape:
+    """A cell in each learned feature's histogram, and one of two for the label: whole numbers."""
+    return Shape(learned * cells + 2, math.sqrt(learned + 1), 1.0, False)
+
+
+def curvature_shape(inputs: int, clip: float) -> Shape:
+    """The products x_i·x_j, i ≤ j, of a row x of inputs in [−1, 1] (the constant 1 among them) clipped to ‖x‖ ≤ clip.
+
+    Σ_{i≤j} (x_i x_j)² = ½(‖x‖⁴ + Σ x_i⁴) ≤ ½(clip⁴ + clip²), as no |x_i| is over 1.
+    """
+    return Shape(inputs * (inputs + 1) // 2, math.sqrt((clip**4 + clip**2) / 2), 1.0, True)
 
 
 def train_shape(weights: int, clip: float) -> Shape:
     """A clipped gradient, and the constant that counts."""
     return Shape(weights + 1, row_bound(clip), row_bound(clip), True)
+
+
+def validate_shape() -> Shape:
+    """A customer's loss, from 0 to 1, and the constant 1 that counts."""
+    return Shape(2, math.sqrt(2), 1.0, True)
 
 
 def evaluate_shape(bins: int) -> Shape:

@@ -21,10 +21,12 @@ from flwr.serverapp import Grid
 
 from ..documents import Envelope, Payload
 from ..errors import FoedusError, ProtocolError
+from ..privacy.noise import discrete_gaussian
 from ..privacy.secagg.aggregator import Aggregator
 from ..privacy.secagg.keys import Context, Roster
 from ..privacy.secagg.rings import Integers
 from . import messages as m
+from .modes import Sampler
 from .rounds import RoundPlan
 
 Observe = Callable[[str, Mapping[str, Any]], None]
@@ -89,7 +91,9 @@ class SecureSum:
             their sum: what is not on disk then could be asked for twice, over different survivors.
         observe: called with (kind, data) as things happen.
         last: the sum opened last before this batch, to be shown to the nodes.
+        sampler: what draws the noise in the mode where the server adds it.
         pause: waits up to so many seconds for replies; a transport that can be woken passes its own.
+        ledger: judges and keeps the head of its ledger that a silo states; it raises, and the silo is out.
     """
 
     grid: Grid
@@ -102,7 +106,9 @@ class SecureSum:
     closed: Closed = lambda number: None
     observe: Observe = lambda kind, data: None
     pause: Callable[[float], None] = time.sleep
+    ledger: Callable[[str, m.Json | None], None] = lambda silo, stated: None
     last: Sum | None = None
+    sampler: Sampler = discrete_gaussian
     out: dict[str, Silence] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -272,7 +278,10 @@ class SecureSum:
                 break
         opened = aggregator.total(number)
         transcript = aggregator.transcript(number)
-        return Sum(plan, self.context.batch, opened.total, opened.check, survivors, transcript, data)
+        # Here and not later, so that in the central mode nothing else ever holds the exact sum. Noise is drawn
+        # anew only for a sum that was not kept, and so was shown to nobody: the checkpoint has all others.
+        total, check = plan.mode.at_server(opened.total, opened.check, plan.sigma, self.sampler)
+        return Sum(plan, self.context.batch, total, check, survivors, transcript, data)
 
     def _confirmed(self, number: int, survivors: Sequence[str]) -> list[m.Json]:
         """On a sparse graph: a quorum's word on the survivors."""
@@ -304,9 +313,11 @@ class SecureSum:
         told = {name: envelope.payload.get(name) for name in ("silo", "study", "run")}
         if told != {"silo": silo, "study": self.context.study, "run": self.context.run}:
             raise ProtocolError(f"the receipt of {silo} is of another silo, study or run")
+        self.ledger(silo, envelope.payload.get("ledger"))
         found[silo] = envelope
 
     def _add_keys(self, silo: str, reply: m.KeysReply) -> None:
+        self.ledger(silo, reply.ledger)
         self.aggregator.add_advertisement(silo, Envelope.from_json(reply.keys))
 
     def _add_boxes(self, silo: str, reply: m.SharesReply) -> None:

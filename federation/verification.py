@@ -12,8 +12,9 @@
 9. Each round's model, recomputed from the sums, is the one that was sent; the released model and metrics
    are the released ones, and signed and logged.
 10. The receipts, of threshold or more nodes, are signed and in the log, which so anchors the heads of their
-    ledgers; they agree on what each round cost, and saw a prefix of this very log; every sum is one that
-    more nodes than may collude had checked.
+    ledgers, none of which went back; they agree on what each round cost, and saw a prefix of this very log;
+    every sum is one that more nodes than may collude had checked (in the central mode: had been shown, on the
+    server's word).
 
 `verify` returns a report or raises at the first thing that does not hold.
 """
@@ -35,12 +36,12 @@ from ..compliance.auditlog.merkle import leaf_hash, root_from_leaves
 from ..compliance.treaty import Treaty
 from ..documents import Envelope, parse_json, unb64
 from ..errors import FoedusError, VerificationError
-from ..privacy.accountant import ZCDP
+from ..privacy.accountant import PLD
 from ..privacy.events import from_json, to_json
 from ..privacy.secagg.client import ANSWER, UPLOAD
 from ..privacy.secagg.keys import Advertisement, Context, Roster
 from ..privacy.secagg.topology import names_digest
-from . import models
+from . import ledger_heads
 from . import study as studies
 from .study import Study, price
 from .tasks import evaluate, train
@@ -277,9 +278,10 @@ class _Bundle:
             if total.shape != (plan.dimension,) or logged.get(number, {}).get("sum") != digest:
                 raise VerificationError(f"round {number}: the sum is not the one in the log")
             self.survivors[number], self._totals[number] = survivors, total
-        if sorted(self.survivors) != list(range(1, self.study.rounds + 1)):
+        # Which of the study's rounds there must be depends on the sums, where training may stop early: check 9.
+        if not self.survivors or max(self.survivors) != self.study.rounds:
             raise VerificationError(
-                f"rounds {sorted(self.survivors)} where the study has 1 to {self.study.rounds}"
+                f"rounds {sorted(self.survivors)}: the study ends with {self.study.rounds}"
             )
         smallest = min(len(s) for s in self.survivors.values())
         return f"{len(self.survivors)} sums over {smallest} or more silos, every upload and answer signed"
@@ -311,11 +313,20 @@ class _Bundle:
         return f"ε = {self.epsilon:.4f} at δ = {self.study.privacy.delta:g}, recomputed; allowed {self.study.privacy.epsilon:g}"
 
     def _check_release(self) -> str:  # 9
-        state = train.State.start(models.initial(self.study.model, len(self.study.features)))
-        for number in range(1, self.study.rounds + 1):
-            self._compare(f"the model of round {number}", self._models[number], state.weights)
+        state = train.State.start(self.study)
+        number, due = train.following(state, 0, self.study), set()
+        while number is not None:
+            due.add(number)
+            if number not in self._models:
+                raise VerificationError(f"round {number} is due by the sums before it, and is not there")
+            self._compare(f"the model of round {number}", self._models[number], state.sent)
             state = train.advance(
                 state, number, self._totals[number], self.study, len(self.survivors[number])
+            )
+            number = train.following(state, number, self.study)
+        if due != set(self._models):
+            raise VerificationError(
+                f"rounds {sorted(set(self._models) - due)} were run after training was over"
             )
         last = self.study.rounds
         metrics = evaluate.metrics(self._totals[last], self.study, len(self.survivors[last]))
@@ -344,12 +355,17 @@ class _Bundle:
             told = envelope.payload
             if (told["study"], told["run"]) != (self.study_envelope.digest, self.run):
                 raise VerificationError(f"{name} is of another study or run")
+            if told["mode"] != self.study.privacy.mode.name:
+                raise VerificationError(f"{name} claims {told['mode']} noise, the study says otherwise")
             if not abs(told["epsilon"] - self.epsilon) <= 1e-6:
                 raise VerificationError(f"{name} claims ε = {told['epsilon']}, it is {self.epsilon}")
             if name == "model.json":
                 self._compare("the model's weights", told["weights"], state.weights)
+                self._compare("the model's scales", told["learned"], state.statistics)
                 plan = self.study.model_dump(mode="json")
-                if any(told[n] != plan[n] for n in ("purpose", "table", "model", "features", "label")):
+                if any(
+                    told[n] != plan[n] for n in ("purpose", "table", "model", "features", "scaling", "label")
+                ):
                     raise VerificationError("the model's purpose, inputs or shape are not the study's")
             else:
                 for name, value in asdict(metrics).items():
@@ -371,7 +387,8 @@ class _Bundle:
             for _, e in self._mine("receipt")
             if e["details"]["run"] == self.run
         }
-        seen: set[str] = set()
+        mode = self.study.privacy.mode
+        witness, seen = mode.witness, set[str]()
         checked: dict[int, set[str]] = {}
         for document in parse_json(self._file("receipts.json")):
             envelope = Envelope.from_json(document)
@@ -388,12 +405,12 @@ class _Bundle:
                 raise VerificationError(
                     f"{silo} saw another log than this one: the server showed two histories"
                 )
-            own = ZCDP()
+            own = PLD()
             for entry in told["rounds"]:
                 number = entry["round"]
                 event = from_json({k: v for k, v in entry.items() if k not in ("round", "task")})
-                expected = self.study.round(number, self.treaty).event(
-                    len(self.survivors[number]) - self.treaty.colluders
+                expected = self.study.round(number, self.treaty).cost(
+                    len(self.survivors[number]), self.treaty
                 )
                 if to_json(event) != to_json(expected) or silo not in self.survivors[number]:
                     raise VerificationError(f"{silo} and the transcript disagree on round {number}")
@@ -402,24 +419,30 @@ class _Bundle:
             for number, sha in told["sums"].items():
                 if sha != hashlib.sha256(self._totals[int(number)].astype("<i8").tobytes()).hexdigest():
                     raise VerificationError(
-                        f"{silo} checked another sum of round {number}: the server altered it afterwards"
+                        f"{silo} {witness} another sum of round {number}: the server altered it afterwards"
                     )
                 checked.setdefault(int(number), set()).add(silo)
             if {e["round"] for e in told["rounds"]} > took_part:
                 raise VerificationError(f"{silo} states rounds it had no part in")
+            if logged[silo].get("ledger") != told["ledger"]:
+                raise VerificationError(f"the log has another head of {silo}'s ledger than its receipt")
             if told["epsilon"] + 1e-9 < own.epsilon(told["delta"]):
                 raise VerificationError(f"{silo}'s ledger says less than its rounds cost")
+        # All heads in the log, of other studies too: a budget that came back came back for this study as well.
+        ledger_heads.check_log(self._entries(), self._roster.key)
         # Fewer could be just those that were shown this log, and the others another one.
         if len(seen) < self.treaty.threshold:
             raise VerificationError(f"{len(seen)} receipts, {self.treaty.threshold} are needed")
+        # In the central mode they were only shown the sums: that all were shown the same ones is what is checked.
         # More than the colluders, so that one of them at least tells the truth.
         least = min((len(checked.get(number, ())) for number in self.survivors), default=0)
         if least <= self.treaty.colluders:
             raise VerificationError(
-                f"{least} of those who signed receipts checked a sum, more than {self.treaty.colluders} must"
+                f"{least} of those who signed receipts {witness} a sum, more than {self.treaty.colluders} must"
             )
         silent = sorted({p.name for p in self.treaty.parties} - seen)
         return (
-            f"{len(seen)} nodes signed what they paid, and saw this log; every sum checked by {least} or more"
+            f"{len(seen)} nodes signed what they paid, and saw this log; every sum {mode.witnessed.format(least)}"
             + (f"; none from {', '.join(silent)}" if silent else "")
+            + (f". {mode.caution}" if mode.caution else "")
         )

@@ -2,127 +2,94 @@
 
 Reserve → commit or abort. A reservation counts from the moment it is durable; only an abort, allowed
 while nothing has left the silo, gives it back. A crash therefore costs budget, never privacy. Lines are
-append-only and hash-chained; one purpose has one budget, over training, evaluation and statistics alike.
+append-only and hash-chained; one purpose has one budget, over training, evaluation and statistics alike,
+for life or, where the cap says so, since the start of a period.
+
+Every call opens the file anew. What was verified once is kept in memory: as long as nobody else has written
+(the file's inode, size and times) and the last line is the one kept, only what is new is read. Otherwise,
+when it is opened, and whenever `verify` is called, the whole chain is hashed again. A line that is altered
+within the same tick of the file system's clock (some ms) as a write of our own is noticed at the next `verify`.
 """
 
 from __future__ import annotations
 
-import hashlib
+import copy
 import math
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+import threading
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from ..documents import canonical, parse_json
-from ..errors import BudgetExceeded, InputError, VerificationError
-from .accountant import ZCDP
-from .events import Event, from_json, to_json
+from ..errors import BudgetExceeded, InputError, Refused, VerificationError
+from . import ledger_file as file
+from .accountant import PLD, ZCDP, Accountant
+from .events import Event
+from .ledger_lines import Cap, Head, Kind, Line, Row, chain, check_chain, compose, genesis, parse
 
-_GENESIS = "0" * 64
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS line (
-    number INTEGER PRIMARY KEY, body TEXT NOT NULL, hash TEXT NOT NULL UNIQUE) STRICT;
-CREATE TRIGGER IF NOT EXISTS line_no_update BEFORE UPDATE ON line BEGIN SELECT raise(ABORT, 'append-only'); END;
-CREATE TRIGGER IF NOT EXISTS line_no_delete BEFORE DELETE ON line BEGIN SELECT raise(ABORT, 'append-only'); END;
-"""
+__all__ = ["Cap", "Head", "Ledger", "Line", "left"]
 
-
-@dataclass(frozen=True)
-class Line:
-    """One line: a reservation (`ref` is its own number), or what became of one."""
-
-    number: int
-    time: str
-    kind: Literal["reserve", "commit", "abort"]
-    ref: int
-    purpose: str
-    study: str
-    label: str
-    event: Event | None
-    hash: str
+_Append = Callable[..., None]
+_accountant: Callable[[], Accountant] = PLD  # which accountant the ledger composes with
+# Reservations so new that they are likely to be closed still are composed anew at each question.
+_LOOSE = 16
 
 
-@dataclass(frozen=True)
-class Cap:
-    """ε at δ that must not be passed."""
-
-    epsilon: float
-    delta: float
+def _dearer(a: Event, b: Event) -> bool:
+    """Whether `a` costs more than `b`."""
+    return ZCDP([a]).rho > ZCDP([b]).rho
 
 
-@dataclass(frozen=True)
-class Head:
-    """How many lines there are, and the hash of the last."""
-
-    size: int
-    hash: str
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 class Ledger:
-    """A ledger in an SQLite file, usable from several threads and processes."""
+    """A ledger in an SQLite file, usable from several threads and processes.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: the file; made if there is none.
+        population: whose customers pay (the party); any that the file names, if left out.
+        clock: where the time of a line comes from (aware).
+
+    Raises:
+        InputError: it is no ledger, or another population's.
+        VerificationError: a line was altered, removed or put in.
+    """
+
+    def __init__(self, path: Path, population: str = "", *, clock: Callable[[], datetime] = _now) -> None:
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with closing(self._connect()) as connection:
-                connection.executescript(_SCHEMA)
-        except sqlite3.DatabaseError as error:
-            raise InputError(f"{path}: not a ledger ({error})") from error
+        self.population = file.establish(path, population)
+        if population not in ("", self.population):
+            raise InputError(f"{path}: the ledger of {self.population or 'nobody'}, not of {population}")
+        self._clock = clock
+        self._turn = threading.Lock()
+        self._kept = _Kept(genesis(self.population))
 
-    def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, timeout=30, isolation_level=None)
-        connection.execute("PRAGMA synchronous=FULL")
-        return connection
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with closing(self._connect()) as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield connection
-            except BaseException:
-                if connection.in_transaction:  # on a full disk SQLite has rolled back by itself
-                    connection.execute("ROLLBACK")
-                raise
-            connection.execute("COMMIT")
+    # ── writing ──────────────────────────────────────────────────────────────────────────────────
 
     def reserve(self, event: Event, *, purpose: str, study: str, label: str, cap: Cap, study_cap: Cap) -> int:
         """Set `event` aside before it happens.
 
         Args:
-            cap: the purpose's budget for life. study_cap: what this study may cost in all.
+            cap: the purpose's budget. study_cap: what this study may cost in all.
 
         Returns:
             The reservation's number, for `commit` or `abort`.
 
         Raises:
             BudgetExceeded: either cap would be passed; nothing is written.
+            VerificationError, Refused: the ledger was altered, or is another than it was.
         """
-        with self._transaction() as connection:
-            lines = list(self._read(connection))
-            standing = _standing(lines)
-            for what, limit, chosen in (
-                (f"purpose {purpose}", cap, [x for x in standing if x[0].purpose == purpose]),
-                (f"study {study[:12]}", study_cap, [x for x in standing if x[0].study == study]),
-            ):
-                before = ZCDP(e for _, e in chosen)
-                spent = before.epsilon(limit.delta)
-                before.compose(event)
-                after = before.epsilon(limit.delta)
-                if not after <= limit.epsilon:
-                    raise BudgetExceeded(
-                        f"{what}: ε would go from {spent:.4f} to {after:.4f}, over its cap of {limit.epsilon:g}"
-                        f" (δ = {limit.delta:g})",
-                        remedy="the budget is for life; only an amended treaty can raise it",
-                    )
-            number = len(lines) + 1
-            self._append(connection, lines, "reserve", number, purpose, study, label, event)
-            return number
+        with self._writing() as (kept, append):
+            kept.require([event], purpose, study, cap, study_cap)
+            number = len(kept.lines) + 1
+            append("reserve", number, purpose, study, label, event)
+        return number
 
     def commit(self, ref: int, event: Event | None = None) -> None:
         """What was reserved happened; `event` says so more exactly, and may only be cheaper.
@@ -130,15 +97,12 @@ class Ledger:
         Raises:
             InputError: no such open reservation, or the event costs more than was reserved.
         """
-        with self._transaction() as connection:
-            lines = list(self._read(connection))
-            reserved = _open(lines, ref)
-            if event is not None and ZCDP([event]).rho > ZCDP([_event(reserved)]).rho:
+        with self._writing() as (kept, append):
+            line = kept.open(ref)
+            if event is not None and _dearer(event, line.cost):
                 raise InputError(f"ledger line {ref}: it can't be committed at more than was reserved")
-            kept = event or _event(reserved)
-            self._append(
-                connection, lines, "commit", ref, reserved.purpose, reserved.study, reserved.label, kept
-            )
+            said = event or line.cost
+            append("commit", ref, line.purpose, line.study, line.label, said)
 
     def abort(self, ref: int) -> None:
         """Nothing left the silo: the reservation is given back.
@@ -146,118 +110,297 @@ class Ledger:
         Raises:
             InputError: no such open reservation.
         """
-        with self._transaction() as connection:
-            lines = list(self._read(connection))
-            reserved = _open(lines, ref)
-            self._append(
-                connection, lines, "abort", ref, reserved.purpose, reserved.study, reserved.label, None
-            )
+        with self._writing() as (kept, append):
+            line = kept.open(ref)
+            append("abort", ref, line.purpose, line.study, line.label, None)
 
-    def epsilon(self, delta: float, *, purpose: str | None = None, study: str | None = None) -> float:
-        """ε spent or reserved at `delta`, of one purpose or study if given."""
-        return ZCDP(self.events(purpose=purpose, study=study)).epsilon(delta)
+    def note(self, kind: Kind, label: str, note: Mapping[str, Any]) -> int:
+        """What an officer decided: a line ``restored`` or ``written-off`` (see `Line`). Returns its number."""
+        with self._writing() as (kept, append):
+            number = len(kept.lines) + 1
+            append(kind, number, "", "", label, None, note)
+        return number
 
-    def events(self, *, purpose: str | None = None, study: str | None = None) -> list[Event]:
+    # ── reading ──────────────────────────────────────────────────────────────────────────────────
+
+    def require(self, events: Sequence[Event], *, purpose: str, study: str, cap: Cap, study_cap: Cap) -> None:
+        """Raise BudgetExceeded if these events would pass either cap; nothing is written."""
+        with self._reading() as kept:
+            kept.require(events, purpose, study, cap, study_cap)
+
+    def epsilon(
+        self,
+        delta: float,
+        *,
+        purpose: str | None = None,
+        study: str | None = None,
+        since: datetime | None = None,
+    ) -> float:
+        """ε spent or reserved at `delta`, of one purpose or study if given; infinite where some was written off."""
+        with self._reading() as kept:
+            return kept.epsilon(delta, purpose, study, since)
+
+    def spent(self, purpose: str, cap: Cap) -> float:
+        """ε that counts against a purpose's cap; infinite where this budget was written off."""
+        with self._reading() as kept:
+            return kept.spent(purpose, cap)
+
+    def events(
+        self, *, purpose: str | None = None, study: str | None = None, since: datetime | None = None
+    ) -> list[Event]:
         """The events that count: committed ones, and reservations nobody closed."""
-        return [
-            event
-            for line, event in _standing(list(self.lines()))
-            if purpose in (None, line.purpose) and study in (None, line.study)
-        ]
+        with self._reading() as kept:
+            return [line.cost for line in kept.standing(purpose, study, since)]
+
+    def standing(self) -> list[Line]:
+        """The line of each event that counts: its commit, or the reservation that nobody closed."""
+        with self._reading() as kept:
+            return kept.standing(None, None, None)
+
+    @staticmethod
+    def account() -> Accountant:
+        """A new accountant of the kind that this ledger composes with."""
+        return _accountant()
 
     @property
     def head(self) -> Head:
-        """Size and last hash."""
-        lines = list(self.lines())
-        return Head(len(lines), lines[-1].hash if lines else _GENESIS)
+        """Size, last hash and write-offs."""
+        with self._reading() as kept:
+            return kept.head
 
     def lines(self) -> Iterator[Line]:
-        """Every line, the chain checked on the way.
+        """Every line, once the chain is checked.
 
         Raises:
             VerificationError: a line was altered, removed or put in.
         """
-        with closing(self._connect()) as connection:
-            yield from self._read(connection)
+        with self._reading() as kept:
+            found = list(kept.lines)
+        yield from found
 
-    def _read(self, connection: sqlite3.Connection) -> Iterator[Line]:
-        previous = _GENESIS
-        try:
-            rows = connection.execute("SELECT number, body, hash FROM line ORDER BY number").fetchall()
-        except sqlite3.DatabaseError as error:
-            raise VerificationError(f"{self.path}: the ledger can't be read ({error})") from error
-        for expected, (number, body, stored) in enumerate(rows, 1):
-            if number != expected or _chain(previous, body) != stored:
-                raise VerificationError(
-                    f"{self.path}: line {expected} does not follow from the one before it",
-                    remedy="the ledger was altered; nothing may run until an officer has looked at it",
+    def rows(self) -> list[Row]:
+        """Every line as it is stored, once the chain is checked: what an export holds."""
+        with self._turn, file.connection(self.path) as db:
+            return list(check_chain(file.rows(db), file.owner(db, self.path), str(self.path)))
+
+    def hash_at(self, size: int) -> str | None:
+        """The last hash of the first `size` lines; None if there are fewer."""
+        with self._reading() as kept:
+            return kept.hash_at(size)
+
+    def verify(self) -> Head:
+        """Read everything anew: tables and triggers, every line, the whole chain.
+
+        Raises:
+            VerificationError: something was altered. Refused: it is not what this process read before.
+        """
+        with self._turn, file.connection(self.path) as db:
+            self._load(db)
+            return self._kept.head
+
+    # ── how ──────────────────────────────────────────────────────────────────────────────────────
+
+    @contextmanager
+    def _reading(self) -> Iterator[_Kept]:
+        with self._turn, file.connection(self.path) as db:
+            self._refresh(db)
+            yield self._kept
+
+    @contextmanager
+    def _writing(self) -> Iterator[tuple[_Kept, _Append]]:
+        added: list[Line] = []
+        with self._turn:
+            with file.transaction(self.path) as db:
+                self._refresh(db)
+                kept = self._kept
+
+                def append(
+                    kind: Kind,
+                    ref: int,
+                    purpose: str,
+                    study: str,
+                    label: str,
+                    event: Event | None,
+                    note: Mapping[str, Any] | None = None,
+                ) -> None:
+                    body = compose(self._clock(), kind, ref, purpose, study, label, event, note)
+                    row = (len(kept.lines) + 1, body, chain(kept.head.hash, body))
+                    added.append(parse(row))  # what can't be read again is not written
+                    file.append(db, row)
+
+                yield kept, append
+            for line in added:  # only what is on disk is kept
+                kept.add(line)
+            kept.signature = file.signature(self.path)
+
+    def _refresh(self, db: sqlite3.Connection) -> None:
+        """Read what is new; everything, if somebody else has written."""
+        kept = self._kept
+        unchanged = kept.signature is not None and kept.signature == file.signature(self.path)
+        if not unchanged or file.tail(db) != kept.tail:
+            self._load(db)
+
+    def _load(self, db: sqlite3.Connection) -> None:
+        signature = file.signature(self.path)  # before reading: what comes later is noticed as a change
+        kept = self._kept
+        kept.signature = None
+        rows = list(check_chain(file.rows(db), self.population, str(self.path)))
+        if file.owner(db, self.path) != self.population:
+            raise VerificationError(f"{self.path}: the ledger of another population")
+        file.check_schema(db, self.path)
+        known = len(kept.lines)
+        if known and (len(rows) < known or rows[known - 1][2] != kept.head.hash):
+            raise Refused(
+                "LEDGER_ROLLED_BACK",
+                f"{self.path}: the {known} lines read before are no longer the beginning of this ledger",
+                remedy=file.RECOVER,
+            )
+        for row in rows[known:]:
+            kept.add(parse(row))
+        kept.signature = signature
+
+
+@dataclass
+class _Base:
+    """A total that is kept: an accountant, and the lines composed in it."""
+
+    accountant: Accountant = field(default_factory=Ledger.account)
+    lines: dict[int, Line] = field(default_factory=dict)
+
+
+class _Kept:
+    """What a process knows of a ledger: its verified lines, and totals over them."""
+
+    def __init__(self, start: str) -> None:
+        self.lines: list[Line] = []
+        self.signature: file.Signature | None = None
+        self._start = start
+        self._latest: dict[int, Line] = {}  # reservation -> the last line about it
+        self._write_offs: list[Line] = []
+        self._bases: dict[Hashable, _Base] = {}
+
+    def add(self, line: Line) -> None:
+        """Take in the next line of the chain.
+
+        Raises:
+            VerificationError: it closes what is not open.
+        """
+        if line.kind in ("reserve", "restored", "written-off"):
+            holds = line.ref == line.number
+        else:
+            found = self._latest.get(line.ref)
+            holds = found is not None and found.kind == "reserve"
+        if not holds:
+            raise VerificationError(f"ledger line {line.number}: there is no open reservation {line.ref}")
+        self.lines.append(line)
+        if line.kind == "written-off":
+            self._write_offs.append(line)
+        elif line.kind != "restored":
+            self._latest[line.ref] = line
+
+    @property
+    def head(self) -> Head:
+        return Head(len(self.lines), self.hash_at(len(self.lines)) or self._start, len(self._write_offs))
+
+    @property
+    def tail(self) -> tuple[int, str] | None:
+        """Number and hash of the last line, as `ledger_file.tail` gives them."""
+        return (len(self.lines), self.lines[-1].hash) if self.lines else None
+
+    def hash_at(self, size: int) -> str | None:
+        if size == 0:
+            return self._start
+        return self.lines[size - 1].hash if 0 < size <= len(self.lines) else None
+
+    def open(self, ref: int) -> Line:
+        line = self._latest.get(ref)
+        if line is None or line.kind != "reserve":
+            raise InputError(f"ledger line {ref}: no open reservation")
+        return line
+
+    def standing(self, purpose: str | None, study: str | None, since: datetime | None) -> list[Line]:
+        """The lines whose events count. A commit counts when its reservation was made."""
+        return [
+            line
+            for ref, line in self._latest.items()
+            if line.kind != "abort"
+            and purpose in (None, line.purpose)
+            and study in (None, line.study)
+            and (since is None or self.lines[ref - 1].moment >= since)
+        ]
+
+    def require(self, events: Sequence[Event], purpose: str, study: str, cap: Cap, study_cap: Cap) -> None:
+        if self._written_off(cap):
+            raise BudgetExceeded(
+                f"purpose {purpose}: what was spent before the ledger was lost is unknown, so all of it counts",
+                remedy="only an amended treaty, of a higher version, gives a new budget",
+            )
+        for what, limit, names in (
+            (f"purpose {purpose}", cap, (purpose, None, cap.since)),
+            (f"study {study[:12]}", study_cap, (None, study, study_cap.since)),
+        ):
+            after = self._total(*names)
+            for event, count in Counter(events).items():
+                after.compose(event, count)
+            would = math.inf if names[1] and self._lost(study) else after.epsilon(limit.delta)
+            if not would <= limit.epsilon:
+                spent = self._total(*names).epsilon(limit.delta)
+                raise BudgetExceeded(
+                    f"{what}: ε would go from {spent:.4f} to {would:.4f}, over its cap of {limit.epsilon:g}"
+                    f" (δ = {limit.delta:g})",
+                    remedy="wait for the next period, or amend the treaty"
+                    if limit.since
+                    else "the budget is for life; only an amended treaty can raise it",
                 )
-            yield _parse(number, body, stored)
-            previous = stored
 
-    def _append(
-        self,
-        connection: sqlite3.Connection,
-        lines: list[Line],
-        kind: str,
-        ref: int,
-        purpose: str,
-        study: str,
-        label: str,
-        event: Event | None,
-    ) -> None:
-        record: dict[str, Any] = {
-            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "kind": kind,
-            "ref": ref,
-            "purpose": purpose,
-            "study": study,
-            "label": label,
-            "event": None if event is None else to_json(event),
-        }
-        body = canonical(record).decode()
-        previous = lines[-1].hash if lines else _GENESIS
-        connection.execute(
-            "INSERT INTO line VALUES (?, ?, ?)", (len(lines) + 1, body, _chain(previous, body))
+    def epsilon(self, delta: float, purpose: str | None, study: str | None, since: datetime | None) -> float:
+        lost = any(since is None or line.moment >= since for line in self._write_offs)
+        if self._lost(study) if study is not None else lost:
+            return math.inf
+        return self._total(purpose, study, since).epsilon(delta)
+
+    def spent(self, purpose: str, cap: Cap) -> float:
+        if self._written_off(cap):
+            return math.inf
+        return self._total(purpose, None, cap.since).epsilon(cap.delta)
+
+    def _written_off(self, cap: Cap) -> bool:
+        return any(
+            (cap.since is None or line.moment >= cap.since)
+            and not (cap.version > line.note["version"] and cap.treaty != line.note["treaty"])
+            for line in self._write_offs
+            if line.note is not None
         )
 
+    def _lost(self, study: str) -> bool:
+        """Whether lines of this study may be among those that were lost: it has some from before."""
+        if not self._write_offs:
+            return False
+        last = self._write_offs[-1].number
+        return any(line.study == study for line in self.lines[:last])
 
-def _chain(previous: str, body: str) -> str:
-    return hashlib.sha256(bytes.fromhex(previous) + body.encode()).hexdigest()
-
-
-def _parse(number: int, body: str, stored: str) -> Line:
-    record = parse_json(body)
-    event = None if record["event"] is None else from_json(record["event"])
-    return Line(number, event=event, hash=stored, **{k: v for k, v in record.items() if k != "event"})
-
-
-def _event(line: Line) -> Event:
-    if line.event is None:
-        raise VerificationError(f"ledger line {line.number}: a {line.kind} without an event")
-    return line.event
-
-
-def _open(lines: list[Line], ref: int) -> Line:
-    closed = {line.ref for line in lines if line.kind != "reserve"}
-    for line in lines:
-        if line.number == ref and line.kind == "reserve" and ref not in closed:
-            return line
-    raise InputError(f"ledger line {ref}: no open reservation")
-
-
-def _standing(lines: list[Line]) -> list[tuple[Line, Event]]:
-    """The events that count, each with the line that states it."""
-    latest: dict[int, Line] = {}
-    for line in lines:
-        latest[line.ref] = line
-    return [(line, _event(line)) for line in latest.values() if line.kind != "abort"]
+    def _total(self, purpose: str | None, study: str | None, since: datetime | None) -> Accountant:
+        """The events that count, composed. What is likely to stay is kept composed from one call to the next."""
+        chosen = self.standing(purpose, study, since)
+        loose = {line.ref for line in [line for line in chosen if line.kind == "reserve"][-_LOOSE:]}
+        firm = {line.ref: line for line in chosen if line.ref not in loose}
+        key = (purpose, study, since)
+        base = self._bases.get(key)
+        if base is None or any(firm.get(ref) is not line for ref, line in base.lines.items()):
+            base = self._bases[key] = _Base()
+        new = Counter(line.cost for ref, line in firm.items() if ref not in base.lines)
+        for event, count in new.items():
+            base.accountant.compose(event, count)
+        base.lines |= firm
+        total = copy.deepcopy(base.accountant)
+        for line in chosen:
+            if line.ref in loose:
+                total.compose(line.cost)
+        return total
 
 
 def left(ledger: Ledger, purpose: str, cap: Cap) -> float:
     """ε still to be spent on a purpose (a difference of totals: ε does not simply add up)."""
-    return (
-        max(0.0, cap.epsilon - ledger.epsilon(cap.delta, purpose=purpose))
-        if math.isfinite(cap.epsilon)
-        else math.inf
-    )
+    if not math.isfinite(cap.epsilon):
+        return math.inf
+    return max(0.0, cap.epsilon - ledger.spent(purpose, cap))

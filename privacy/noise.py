@@ -1,7 +1,7 @@
 """Randomness that protects people: a cipher's keystream, and the exact discrete Gaussian drawn from it.
 
 The distribution is that of Canonne, Kamath and Steinke 2020 (NeurIPS, "The Discrete Gaussian for Differential
-Privacy"), and exactly that, at 4 to 30 ns a sample: each step either looks at enough of a uniform real's bits to
+Privacy"), and exactly that, at 6 to 30 ns a sample: each step either looks at enough of a uniform real's bits to
 be sure, or draws more of them. Floating point appears in one place, between proven bounds, and never in a
 sample, so the attacks on floating-point Gaussians (Mironov 2012; Haney et al. 2022) find nothing. The time taken
 does depend, slightly, on what is drawn (Jin et al. 2022): draw where nobody can time it to nanoseconds.

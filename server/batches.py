@@ -149,6 +149,8 @@ class Batches:
             closed=closed,
             observe=case.note,
             pause=case.pause,
+            sampler=case.sampler,
+            ledger=case.take_ledger,
         )
         return batch
 
@@ -159,17 +161,28 @@ class Batches:
         )
 
     def _keep(self, batch: SecureSum) -> None:
+        parts, stated = batch.aggregator.participants, self._case.ledgers
+        # Before the batch is: its entry in the audit log must come out the same after a kill.
+        self._case.kept.keep(_ledgers(batch), {silo: stated[silo] for silo in parts if silo in stated})
         self._case.kept.keep_batch(batch.context.batch, batch.aggregator.set_up_state())
         self._record(batch)
         self._adopt(batch)
 
     def _record(self, batch: SecureSum) -> None:
-        told = {"batch": batch.context.batch, "participants": list(batch.aggregator.participants)}
+        told = {
+            "batch": batch.context.batch,
+            "participants": list(batch.aggregator.participants),
+            "ledgers": self._case.kept.kept(_ledgers(batch)) or {},
+        }
         self._case.record("run.set-up", told, once=("batch",))
 
     def _adopt(self, batch: SecureSum) -> None:
         self._current = batch
         self._case.batches.append(batch)
+
+
+def _ledgers(batch: SecureSum) -> str:
+    return f"ledgers of batch {batch.context.batch}"
 
 
 @dataclass

@@ -10,11 +10,14 @@ from typing import Any
 
 from ..compliance.auditlog.log import AuditLog, Entry
 from ..compliance.treaty import Treaty
-from ..documents import Envelope, SigningKey, b64
+from ..documents import Envelope, Payload, SigningKey, b64
 from ..errors import InputError, VerificationError
+from ..federation import ledger_heads
 from ..federation import messages as m
+from ..federation.modes import Sampler
 from ..federation.secure_sum import SecureSum, Sum
 from ..federation.study import Study
+from ..privacy.noise import discrete_gaussian
 from .checkpoint import Checkpoint
 
 Note = Callable[[str, Mapping[str, Any]], None]
@@ -32,6 +35,7 @@ class Case:
         pause: see `SecureSum`.
         told: rounds whose event has been noted in an earlier attempt.
         patience: seconds to wait at the roll call for as many nodes as a sum needs.
+        sampler: what draws the noise in the mode where the server adds it. Only a test replaces it.
     """
 
     treaty_envelope: Envelope
@@ -50,14 +54,19 @@ class Case:
     pause: Callable[[float], None] = time.sleep
     told: frozenset[int] = frozenset()
     patience: float = 15.0
+    sampler: Sampler = discrete_gaussian
     batches: list[SecureSum] = field(default_factory=list)
     sums: list[Sum] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._entries: list[tuple[str, dict[str, Any]]] = []
         self._start: Entry | None = None
+        self._anchors: dict[str, Entry] = {}  # silo -> the last entry with a head of its ledger
+        self.ledgers: dict[str, Payload] = {}  # silo -> the last head of its ledger that it stated
         for entry in self.log.entries():
             record = entry.record
+            for silo in ledger_heads.silos_in(record):
+                self._anchors[silo] = entry
             if record["subject"] == self.study_envelope.digest and record["details"].get("run") == self.run:
                 self._entries.append((record["action"], record["details"]))
                 if record["action"] == "run.started":
@@ -86,7 +95,9 @@ class Case:
                         f"run {self.run}: the audit log has another {action!r} than its checkpoint gives"
                     )
                 return
-        self.log.append("coordinator", action, self.study_envelope.digest, whole)
+        index = self.log.append("coordinator", action, self.study_envelope.digest, whole)
+        for entry in self.log.entries(index, index + 1):
+            self._anchors |= dict.fromkeys(ledger_heads.silos_in(entry.record), entry)
         self._entries.append((action, whole))
 
     def ended(self) -> str | None:
@@ -109,14 +120,34 @@ class Case:
         self.heads[silo] = size
         self.acknowledge(silo, size)
 
+    def take_ledger(self, silo: str, stated: Payload | None) -> None:
+        """The head of its ledger that a silo states, for the log to anchor.
+
+        Raises:
+            VerificationError: the silo has not signed it, or it goes back behind one in the log.
+        """
+        if stated is None:
+            raise VerificationError(f"{silo} states no head of its ledger")
+        key = self.treaty.party(silo).signing_key
+        head, anchor = ledger_heads.read(stated, silo, key), self._anchors.get(silo)
+        if anchor is not None:
+            logged = ledger_heads.read(ledger_heads.stated_in(anchor.record, silo), silo, key)
+            ledger_heads.check_order(silo, [logged, head])
+        self.ledgers[silo] = stated
+
+    def _logged(self, entry: Entry, size: int) -> m.LoggedEntry:
+        proof = self.log.inclusion_proof(entry.index, size)
+        return m.LoggedEntry(index=entry.index, body=entry.body.decode(), proof=[b64(h) for h in proof])
+
     def keys_request(self, silo: str, batch: int, rounds: list[int]) -> m.KeysRequest:
         """Set-up's first message to a silo."""
         if self._start is None:
             raise InputError(f"run {self.run} is not in the audit log")
         head, size = self._head(silo)
-        proof = self.log.inclusion_proof(self._start.index, size)
-        started = m.LoggedEntry(
-            index=self._start.index, body=self._start.body.decode(), proof=[b64(h) for h in proof]
+        anchor = self._anchors.get(silo)
+        history = m.LogHistory(
+            edge=[b64(h) for h in self.log.edge(head.since)],
+            entries=[entry.body.decode() for entry in self.log.entries(head.since, size)],
         )
         return m.KeysRequest(
             study=self.study_envelope.to_json(),
@@ -125,5 +156,7 @@ class Case:
             batch=batch,
             rounds=rounds,
             log=head,
-            started=started,
+            started=self._logged(self._start, size),
+            anchor=None if anchor is None else self._logged(anchor, size),
+            history=history,
         )

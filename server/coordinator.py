@@ -18,12 +18,11 @@ from ..compliance import treaty as treaties
 from ..compliance.auditlog.log import AuditLog
 from ..documents import Envelope, SigningKey
 from ..errors import Abandoned, FoedusError, InputError, Unreachable
-from ..federation import models
 from ..federation import study as studies
 from ..federation.secure_sum import Sum
 from ..federation.study import price
 from ..federation.tasks import evaluate, train
-from ..privacy.accountant import ZCDP
+from ..privacy.accountant import PLD
 from . import checkpoint
 from .batches import Batches, connected
 from .case import Case
@@ -61,9 +60,11 @@ def conduct(grid: Grid, case: Case) -> Path:
     absent = sorted({p.name for p in treaty.parties} - set(nodes))
     case.note("roll-call", {"present": sorted(nodes), "absent": absent})
     batches, known = Batches(grid, case, nodes), case.kept.sums()
-    state = train.State.start(models.initial(study.model, len(study.features)))
+    state = train.State.start(study)
+    upcoming = train.following(state, 0, study)
     metrics: evaluate.Metrics | None = None
-    for number in range(1, study.rounds + 1):
+    while upcoming is not None:
+        number = upcoming
         plan, started = study.round(number, treaty), time.monotonic()
         result = known.get(number) or _sum(case, batches, number, state)  # 2
         case.sums.append(result)
@@ -80,6 +81,7 @@ def conduct(grid: Grid, case: Case) -> Path:
         event |= {"epsilon": spent(case), "survivors": survivors, "seconds": time.monotonic() - started}
         if number not in case.told:
             case.note("round", event)
+        upcoming = train.following(state, number, study)
     if metrics is None:
         raise InputError("a study has at least one round of each kind")
     receipts = _receipts(case, batches)  # 5
@@ -93,7 +95,7 @@ def _sum(case: Case, batches: Batches, number: int, state: train.State) -> Sum:
     batch = batches.for_round(number)
     data = case.kept.asked(number)
     if data is None:
-        data = state.weights.astype("<f8").tobytes()
+        data = state.sent.astype("<f8").tobytes()
         case.kept.ask_round(number, data)
     batch.last = case.sums[-1] if case.sums else None
     result = batch.round(plan, data)
@@ -120,8 +122,8 @@ def _receipts(case: Case, batches: Batches) -> dict[str, Envelope]:
 def spent(case: Case) -> float:
     """ε of the rounds summed so far, by the survivors there were."""
     study, treaty = case.study, case.treaty
-    events = [study.round(s.round, treaty).event(len(s.survivors) - treaty.colluders) for s in case.sums]
-    return ZCDP(events).epsilon(study.privacy.delta)
+    events = [study.round(s.round, treaty).cost(len(s.survivors), treaty) for s in case.sums]
+    return PLD(events).epsilon(study.privacy.delta)
 
 
 def roll_call(grid: Grid, case: Case, *, seconds: float = _ROLL_CALL_SECONDS) -> dict[str, int]:

@@ -76,6 +76,7 @@ def _envelopes(
         "run": case.run,
         "epsilon": epsilon,
         "delta": study.privacy.delta,
+        "mode": study.privacy.mode.name,
     }
     model = {
         **common,
@@ -85,6 +86,8 @@ def _envelopes(
         "model": study.model.model_dump(mode="json"),
         "features": [f.model_dump(mode="json") for f in study.features],
         "label": study.label.model_dump(mode="json"),
+        "scaling": study.scaling.model_dump(mode="json"),
+        "learned": state.statistics.tolist(),
         "weights": state.weights.tolist(),
     }
     numbers = {**common, "what": "metrics", "metrics": metrics_json(metrics)}
@@ -155,7 +158,11 @@ def _draw_lineage(case: Case, epsilon: float) -> str:
     path.unlink(missing_ok=True)  # of an attempt that was killed
     lineage = Lineage(path, f"foedus://{case.origin}", PRODUCER)
     facet = privacy_facet(
-        purpose=study.purpose, study=digest, mode="distributed", epsilon=epsilon, delta=study.privacy.delta
+        purpose=study.purpose,
+        study=digest,
+        mode=study.privacy.mode.name,
+        epsilon=epsilon,
+        delta=study.privacy.delta,
     )
     silos = sorted({s for r in case.sums for s in r.survivors})
     events = []

@@ -22,6 +22,7 @@ from ..compliance import approvals
 from ..compliance import treaty as treaties
 from ..documents import Envelope, SigningKey
 from ..errors import Abandoned, FoedusError, InputError, Refused, VerificationError
+from ..federation import pricing
 from ..federation import study as studies
 from .client import ApiClient, Event
 from .study_view import coloured, print_decision, print_study, print_whole_study
@@ -65,24 +66,48 @@ def connect(server: str, token_file: Path | None, ca: Path | None) -> ApiClient:
 
 @study_app.command()
 def price(draft: Draft, treaty: TreatyFile) -> None:
-    """What a draft would cost each customer, in ε, with every outcome the treaty allows for.
+    """What a draft would cost each customer, in ε, with every outcome the treaty allows for, and what on.
+
+    Nothing is read but the two files: whatever the study learns from data, scales and counts included, is a
+    line here.
 
     Example: foedus study price churn.yaml --treaty treaty.json
     """
     document, content = treaties.load(treaty)
     study = studies.resolve(studies.load_draft(draft), content, document.digest)
     terms, n = content.terms(study.purpose), len(content.parties)
-    table = Table(
-        "silos that answer", "ε per customer", title=f"{escape(study.title)}: δ = {study.privacy.delta:g}"
-    )
+    out = Console()
+    split = Table(title=f"{escape(study.title)}: what ε is spent on", box=None, header_style="bold")
+    for column in ("task", "learned from data"):
+        split.add_column(column)
+    for column in ("sums", "numbers", "share of μ²", "ε alone", "noise ÷ most a customer adds"):
+        split.add_column(column, justify="right")
+    for line in pricing.lines(study, content):
+        split.add_row(
+            line.task, line.what, str(line.sums), str(line.numbers),
+            f"{line.share:.0%}", f"{line.epsilon:.3f}", f"{line.noise:.1f}",
+        )  # fmt: skip
+    out.print(split)
+    table = Table("silos that answer", "ε per customer", title=f"in all, at δ = {study.privacy.delta:g}")
     for survivors in range(n, content.threshold - 1, -1):
         rounds = dict.fromkeys(range(1, study.rounds + 1), survivors)
         table.add_row(f"{survivors} of {n}", f"{studies.price(study, content, survivors=rounds):.3f}")
-    out = Console()
     out.print(table)
+    m = content.overlap.max_partners_per_customer
+    public = [f.called for f in study.features if not getattr(f, "learned", False)]
     out.print(
-        f"{study.rounds} rounds, {study.parameters} weights; the treaty's cap for {escape(study.purpose)} is {terms.epsilon:g}"
+        f"{study.rounds} sums, {study.parameters} weights, {study.privacy.mode.name} noise;"
+        f" the treaty's cap for {escape(study.purpose)} is {terms.epsilon:g}."
+        f" A person is taken to be a customer of up to {m} of {n} partners"
+        + (f" (attested: {escape(content.overlap.attestation)})." if m < n else ".")
+        + (
+            f" Bounds and levels taken as public: {escape(', '.join(dict.fromkeys(public)))}."
+            if public
+            else ""
+        )
     )
+    if study.privacy.mode.caution:
+        out.print(f"[bold red]{study.privacy.mode.caution}[/]")
 
 
 @study_app.command()

@@ -194,6 +194,11 @@ class AuditLog:
         with self._tree(new) as (nodes, n):
             return merkle.consistency_proof(nodes, old, n)
 
+    def edge(self, size: int) -> list[bytes]:
+        """The right edge of the first `size` entries, from which they can be continued (`merkle.grow`)."""
+        with self._tree(size) as (nodes, n):
+            return merkle.right_edge(nodes, n)
+
     # ── reading ──────────────────────────────────────────────────────────────────────────────────
 
     def entries(self, start: int = 0, end: int | None = None) -> Iterator[Entry]:

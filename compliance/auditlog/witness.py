@@ -11,7 +11,7 @@ import fcntl
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -51,7 +51,13 @@ class HeadKeeper:
         note = self._note()
         return None if note is None else self._open(note)
 
-    def advance(self, note: str, proof: Sequence[bytes]) -> Checkpoint:
+    def advance(
+        self,
+        note: str,
+        proof: Sequence[bytes],
+        *,
+        accept: Callable[[Checkpoint, Checkpoint], None] = lambda kept, offered: None,
+    ) -> Checkpoint:
         """Move to a newer head of the log, or stay; afterwards the head is on disk.
 
         1. *Authenticate*: the log's key has signed the note, and the note is about this log.
@@ -60,6 +66,10 @@ class HeadKeeper:
            At first contact there is nothing to continue: the head is trusted as it is, with a warning
            in the log of the process, and `proof` must be empty.
         3. *Persist*, then return it.
+
+        Args:
+            accept: called between 2 and 3 with the head kept (of size 0 at first contact) and the one
+                offered; if it raises, the head stays.
 
         Raises:
             VerificationError: refused, as truncated or forked; the contradicting note is kept beside the
@@ -76,6 +86,7 @@ class HeadKeeper:
             except VerificationError as refusal:
                 self._keep_evidence(kept_note, note, proof, refusal.message)
                 raise
+            accept(kept, offered)
             # 3.
             if kept_note is None:
                 _journal.warning(

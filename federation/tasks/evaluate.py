@@ -55,7 +55,9 @@ def metrics(total: npt.NDArray[np.int64], study: Study, silos: int) -> Metrics:
     above = churned.sum() - np.cumsum(churned) + churned / 2
     auc = float((churned * below).sum() / (n0 * n1))
     slope = np.concatenate([above / (n0 * n1) - auc / n0, below / (n0 * n1) - auc / n1])
-    auc_error = float(study.privacy.sigma_evaluate / scale * np.sqrt(silos) * np.linalg.norm(slope))
+    auc_error = float(
+        study.privacy.sigma_evaluate / scale * study.privacy.mode.spread(silos) * np.linalg.norm(slope)
+    )
     auc = float(np.clip(auc, 0, 1))
     true, false = np.cumsum(np.maximum(churned[::-1], 0)), np.cumsum(np.maximum(stayed[::-1], 0))
     precision = true / np.maximum(true + false, 1e-9)

@@ -452,6 +452,29 @@ class Silo:
             ProtocolError: this silo was not in that round. VerificationError: the sum was altered, or
                 is over other survivors than this silo answered for.
         """
+        key = self._check_shown(number, survivors, total)
+        tag = _tag(key, self.context, number)
+        for start, stop in masks.chunks(total.size):
+            tag.update(total[start:stop])
+        expected = tag.value + check.pads(_pad_key(key, self.context, number, silo) for silo in survivors)
+        if (expected - opened) % check.P:
+            raise VerificationError(
+                f"round {number}: the sum shown is not the sum of the silos' vectors; the server altered it,"
+                " or it wrapped around"
+            )
+        self._close(number)
+
+    def take_unchecked(self, number: int, survivors: Sequence[str], total: Integers) -> None:
+        """After a round to whose sum the server had to add noise: taken on its word, no check value fits it.
+
+        Raises:
+            ProtocolError, VerificationError: as `verify_sum`, but for the numbers themselves.
+        """
+        self._check_shown(number, survivors, total)
+        self._close(number)
+
+    def _check_shown(self, number: int, survivors: Sequence[str], total: Integers) -> bytes:
+        """A sum shown has the shape of one this silo was in, over those it answered for; the check key."""
         entered = self._entered.get(number)
         if entered is None or self._check_key is None:
             raise ProtocolError(f"round {number}: this silo was not in it, and can't check its sum")
@@ -470,17 +493,9 @@ class Silo:
         half = entered.ring.half
         if total.size and not -half <= int(total.min()) <= int(total.max()) < half:
             raise VerificationError(f"round {number}: the sum shown lies outside the modulus of the round")
-        tag = _tag(self._check_key, self.context, number)
-        for start, stop in masks.chunks(total.size):
-            tag.update(total[start:stop])
-        expected = tag.value + check.pads(
-            _pad_key(self._check_key, self.context, number, silo) for silo in survivors
-        )
-        if (expected - opened) % check.P:
-            raise VerificationError(
-                f"round {number}: the sum shown is not the sum of the silos' vectors; the server altered it,"
-                " or it wrapped around"
-            )
+        return self._check_key
+
+    def _close(self, number: int) -> None:
         if number in self._unseen:
             self._unseen.discard(number)
             self._forget(number)

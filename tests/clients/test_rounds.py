@@ -17,6 +17,7 @@ from foedus.compliance.consent import ConsentRegister
 from foedus.demo.simulate import prepare
 from foedus.demo.world import World
 from foedus.documents import b64
+from foedus.federation import ledger_heads
 from foedus.federation import messages as m
 from foedus.federation.rounds import COUNT_SHARE
 from foedus.federation.verification import verify
@@ -303,4 +304,5 @@ def test_a_receipt_states_what_the_ledger_says(ready: Rehearsal) -> None:
     assert told["epsilon"] == ready.spent(NODE)
     assert [r["round"] for r in told["rounds"]] == [TRAIN]
     head = Ledger(ready.home(NODE) / "ledger.db").head
-    assert told["ledger"] == {"size": head.size, "hash": head.hash}
+    stated = ledger_heads.read(told["ledger"], NODE, ready.world.treaty.party(NODE).signing_key)
+    assert stated.head == head and head.size == 2

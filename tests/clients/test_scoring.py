@@ -16,7 +16,7 @@ from support.orders import PURPOSE, copy_of, make_draft, small_world
 
 from foedus import cli
 from foedus.clients import sources
-from foedus.clients.features import history, load, matrix
+from foedus.clients.features import history, load, measured
 from foedus.clients.home import Home
 from foedus.clients.scoring import Scored, score_to
 from foedus.compliance.auditlog.log import AuditLog
@@ -27,6 +27,7 @@ from foedus.documents import Envelope, SigningKey
 from foedus.errors import InputError, Refused, VerificationError
 from foedus.federation import models
 from foedus.federation.study import Model, Study, Training
+from foedus.federation.tasks import statistics
 
 SILO = "cedar-sound"
 AS_OF = date(2024, 8, 20)
@@ -100,7 +101,7 @@ def test_scores_are_the_models_on_the_inputs_of_training(desk: Desk) -> None:
     assert dict(zip(found["customer"], found["score"], strict=True)) == pytest.approx(expected, abs=1e-12)
     assert len(found) == len(scored.frame) > 100
     assert found["score"].between(0, 1).all() and found["score"].std() > 0.01
-    assert (scored.purpose, scored.as_of, scored.horizon_days) == (PURPOSE, AS_OF, 90)
+    assert (scored.purpose, scored.as_of, scored.meaning) == (PURPOSE, AS_OF, "no order in 90 days")
 
 
 def test_only_who_consents_now_is_scored(desk: Desk) -> None:
@@ -130,7 +131,9 @@ def test_history_needs_no_label_and_agrees_with_training(desk: Desk) -> None:
         data = load(orders, desk.study, "train", cohort, 1096)
     assert "churned" not in told
     side = told[told["customer"].isin(data.customers.tolist())]
-    found = matrix(side, desk.study.features, desk.study.table)
+    features = desk.study.features
+    values, codes = measured(side, features, desk.study.table)
+    found = statistics.inputs(values, codes, features, statistics.initial(desk.study))
     assert np.allclose(found, data.inputs, rtol=0, atol=1e-12)  # DuckDB adds in any order
 
 

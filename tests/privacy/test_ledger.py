@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from support.processes import Forked, Say
 
-from foedus.errors import BudgetExceeded, InputError, VerificationError
+from foedus.errors import BudgetExceeded, InputError, Refused, VerificationError
 from foedus.privacy.accountant import ZCDP
 from foedus.privacy.events import DistributedDiscreteGaussian, Event, NonPrivate
 from foedus.privacy.ledger import Cap, Ledger, left
@@ -298,14 +298,43 @@ def test_sqlite_itself_refuses_changes_while_the_triggers_stand(tmp_path: Path, 
                 connection.execute(statement)
 
 
-def test_a_tail_cut_off_shows_in_the_head(tmp_path: Path, ledger: Ledger) -> None:
-    """The file alone can't tell; whoever kept the head can (it stands in every receipt)."""
+def test_a_tail_cut_off_is_known_to_who_kept_the_head(tmp_path: Path, ledger: Ledger) -> None:
+    """The file alone can't tell; a process that read it can, and so can who kept the head (`clients.budget`)."""
+    path = tmp_path / "ledger.db"
     reserve(ledger)
-    first = ledger.head
+    first, copy = ledger.head, path.read_bytes()
     reserve(ledger)
-    before = ledger.head
-    tamper(tmp_path / "ledger.db", "DELETE FROM line WHERE number = 2")
-    assert ledger.head == first != before
+    path.write_bytes(copy)
+    assert Ledger(path).verify() == first
+    for step in (lambda: reserve(ledger), lambda: ledger.head, ledger.verify):
+        with pytest.raises(Refused, match="no longer the beginning") as found:
+            step()
+        assert found.value.code == "LEDGER_ROLLED_BACK"
+    path.unlink()
+    with pytest.raises(Refused, match="gone"):
+        reserve(ledger)
+    assert not path.exists()  # it does not come back empty
+
+
+def test_dropped_triggers_are_noticed(tmp_path: Path, ledger: Ledger) -> None:
+    reserve(ledger)
+    tamper(tmp_path / "ledger.db")
+    with pytest.raises(VerificationError, match="triggers"):
+        reserve(ledger)
+
+
+def test_a_ledger_is_one_populations(tmp_path: Path) -> None:
+    mine, other = Ledger(tmp_path / "mine.db", "shop-a"), Ledger(tmp_path / "other.db", "shop-b")
+    assert mine.head.hash != other.head.hash
+    reserve(mine)
+    with pytest.raises(InputError, match="of shop-a, not of shop-b"):
+        Ledger(tmp_path / "mine.db", "shop-b")
+    assert Ledger(tmp_path / "mine.db").population == "shop-a"
+    with closing(sqlite3.connect(tmp_path / "mine.db")) as connection, connection:
+        connection.execute("DROP TRIGGER owner_no_update")
+        connection.execute("UPDATE owner SET population = 'shop-b'")
+    with pytest.raises(VerificationError):
+        Ledger(tmp_path / "mine.db", "shop-b").verify()
 
 
 @pytest.mark.parametrize(

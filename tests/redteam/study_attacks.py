@@ -267,7 +267,7 @@ def other_study() -> Outcome:
 class Gullible(HeadKeeper):
     """A node's memory of the log that takes any head its key has signed."""
 
-    def advance(self, note: str, proof: Any) -> Checkpoint:
+    def advance(self, note: str, proof: Any, *, accept: Any = None) -> Checkpoint:
         self._path.write_text(note)
         return open_checkpoint(note, self._name, self._public)
 

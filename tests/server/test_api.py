@@ -246,6 +246,7 @@ def _changed(study: Envelope, keys: Any, **payload: Any) -> Envelope:
         (lambda w, s: _changed(s, w.keys, privacy=s.payload["privacy"] | {"epsilon": 9.0}), 409, "EPSILON_OVER_CAP"),
         (lambda w, s: _changed(s, w.keys, privacy=s.payload["privacy"] | {"epsilon": 1.0}), 409, "NOISE_TOO_SMALL"),
         (lambda w, s: _changed(s, w.keys, privacy=s.payload["privacy"] | {"delta": 1e-4}), 409, "DELTA_OVER_CAP"),
+        (lambda w, s: _changed(s, w.keys, privacy=s.payload["privacy"] | {"mode": "central"}), 409, "MODE_NOT_PERMITTED"),
         (lambda w, s: _changed(s, w.keys, code="import os"), 422, "INPUT"),
         (lambda w, s: Envelope("approval", s.payload, s.signatures), 422, "INPUT"),
         (lambda w, s: Envelope("study", s.payload), 400, "VERIFICATION"),

@@ -14,7 +14,8 @@ import pandas as pd
 from foedus.demo import world
 from foedus.demo.data import Orders
 from foedus.demo.world import World
-from foedus.federation.study import Draft, DraftPrivacy, Label, Split, Training
+from foedus.federation.schema import ChurnLabel, Split
+from foedus.federation.study import Draft, DraftPrivacy, Training
 from foedus.privacy.noise import Keystream
 
 PURPOSE = "dpv:ServiceOptimisation"
@@ -44,7 +45,7 @@ def make_draft(*, rounds: int = 2, epsilon: float = 4.0, **changes: Any) -> Draf
         "title": "churn of the record shops",
         "author": "dana",
         "purpose": PURPOSE,
-        "label": Label(train_as_of=TRAIN_AS_OF, test_as_of=TEST_AS_OF),
+        "label": ChurnLabel(train_as_of=TRAIN_AS_OF, test_as_of=TEST_AS_OF),
         "split": Split(train=0.5),
         "training": Training(rounds=rounds),
         "privacy": DraftPrivacy(epsilon=epsilon),

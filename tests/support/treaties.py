@@ -22,7 +22,8 @@ from foedus.compliance.treaty import (
     sign_all,
 )
 from foedus.documents import Envelope, SigningKey
-from foedus.federation.study import Draft, DraftPrivacy, Label, Study, resolve
+from foedus.federation.schema import ChurnLabel
+from foedus.federation.study import Draft, DraftPrivacy, Study, resolve
 
 PURPOSE = "dpv:ServiceOptimisation"
 ORIGIN = "coordinator.example/log"
@@ -115,7 +116,7 @@ def make_draft(*, author: str = "alice", **changes: Any) -> Draft:
         "title": "churn of the shops",
         "author": author,
         "purpose": PURPOSE,
-        "label": Label(train_as_of="2024-06-01", test_as_of="2024-09-01"),
+        "label": ChurnLabel(train_as_of="2024-06-01", test_as_of="2024-09-01"),
         "privacy": DraftPrivacy(epsilon=4.0),
     }
     return Draft(**(fields | changes))

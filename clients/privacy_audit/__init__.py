@@ -1,0 +1,10 @@
+"""A study tested against itself: what its claims say, and what an auditor with every means finds.
+
+`audit` rehearses a study many times with canaries among the customers, tries to tell which were there,
+and looks at the noise and at the clipping themselves. `canaries`, `sensitivity` and `statistics` are its
+parts; `foedus audit-privacy` shows it.
+"""
+
+from .audit import Line, Report, audit
+
+__all__ = ["Line", "Report", "audit"]
