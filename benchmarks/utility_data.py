@@ -170,7 +170,7 @@ _MLC_CATEGORIES = ("international_plan", "voice_mail_plan")
 def _split(frame: pd.DataFrame, seed: int) -> npt.NDArray[np.bool_]:
     """Who is tested on: 30 % of every silo's customers."""
     rng, tested = np.random.default_rng(seed), np.zeros(len(frame), dtype=bool)
-    for _, rows in frame.groupby("silo", sort=True).indices.items():
+    for rows in frame.groupby("silo", sort=True).indices.values():
         chosen = rng.permutation(rows)
         tested[chosen[: round(TEST_PART * len(rows))]] = True
     return tested
