@@ -36,7 +36,7 @@ from ..privacy.events import Event
 from ..privacy.ledger import Cap, Head, Ledger
 from .home import Home
 
-ROLLED_BACK = "LEDGER_ROLLED_BACK"
+LEDGER_ROLLED_BACK = "LEDGER_ROLLED_BACK"
 HEAD, MISSING, RECOVERED = "ledger.head", "ledger.missing", "ledger.recovered"
 _AHEAD = 8  # lines that may be in no anchor yet: a process that died leaves one
 _PAGE = 500
@@ -106,14 +106,14 @@ class Budget:
         anchor, head = self.anchor, self.ledger.head
         if not self._continues(anchor):
             raise Refused(
-                ROLLED_BACK,
+                LEDGER_ROLLED_BACK,
                 f"the ledger of {self._party} has {head.size} lines that do not continue the {anchor.size} of which"
                 " this node's audit log, or the server's, has the head: an old copy was restored, or it was deleted",
                 remedy=_REMEDY,
             )
         if anchor.write_offs == head.write_offs and head.size > anchor.size + _AHEAD:
             raise Refused(
-                ROLLED_BACK,
+                LEDGER_ROLLED_BACK,
                 f"the ledger of {self._party} has {head.size} lines, and this node's audit log knows of {anchor.size}:"
                 " the audit log was restored from an old copy, or deleted",
                 remedy=_REMEDY,
@@ -140,7 +140,7 @@ class Budget:
             self._check()
             # The same size with another hash, or an older head that is not ours: a history that is no longer here.
             raise Refused(
-                ROLLED_BACK,
+                LEDGER_ROLLED_BACK,
                 f"entry {index} of the server's log has a head of {self._party}'s ledger ({head.size} lines) that"
                 " the ledger does not continue",
                 remedy=_REMEDY,

@@ -189,7 +189,7 @@ def recover(
 ) -> None:
     """Go on after LEDGER_ROLLED_BACK: restore the ledger from an export, or write it off. Stop the node first.
 
-    Example: foedus ledger recover node --officer dora --key dora.key --reason "disk failed" --from ledger.jsonl
+    Example: foedus ledger recover node --officer dora --key dora.key --reason disk-failed --from ledger.jsonl
     """
     from ..documents import SigningKey
     from ..errors import InputError

@@ -146,6 +146,8 @@ def recover(
     # 1.
     _, treaty = treaties.load(home.path / "treaty.json")
     who = officer(treaty, party, name, key)
+    if not reason.strip():
+        raise InputError("a recovery needs a reason: it is kept for good")
     guard = _guard(home, moment)
     lost, found = guard.budget.anchor, _found(guard)
     if found is not None and source is None and _is_well(guard):

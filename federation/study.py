@@ -43,6 +43,7 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 class Model(Document):
     kind: Literal["logistic_regression", "mlp"] = "logistic_regression"
     hidden: int = Field(default=16, ge=1, le=1024, description="width of the MLP's one hidden layer")
+    skip: bool = Field(default=True, description="whether the MLP adds a linear function of its inputs")
     seed: int = Field(default=0, ge=0, lt=2**31, description="seed of the initial weights")
 
 
@@ -83,17 +84,17 @@ class Training(Document):
     `fixed_hessian` (logistic regression only) first spends one more round, and `curvature_share` of ρ, on
     the inputs' second moments, and then takes Newton-like steps by Böhning and Lindsay's bound of the
     Hessian (1988): it converges for every `learning_rate` below 2, with nothing to tune. `adam` (Kingma
-    and Ba 2015) serves any model. Left out, the learning rate is 1 for the first and 0.1 for the second.
+    and Ba 2015) serves any model. Its rate falls along a cosine to a tenth. Left out, the learning rate is 1 for the first and 0.1 for the second.
     """
 
     optimiser: Literal["fixed_hessian", "adam"] = "fixed_hessian"
-    rounds: int = Field(default=5, ge=1, le=500)
+    rounds: int = Field(ge=1, le=500, description="5 by default, 120 for adam")
     learning_rate: float | None = Field(default=None, gt=0, le=1000)
     curvature_share: float = Field(default=0.25, gt=0, lt=1)
     curvature_clip: float = Field(
         default=0.5, gt=0, le=1, description="L2 bound of (inputs, 1), in √(inputs + 1)"
     )
-    l2: float = Field(default=1e-4, ge=0, le=1)
+    l2: float = Field(ge=0, le=1, description="1e-4 by default, 1e-3 for adam")
     clip: float = Field(
         default=0.3, gt=0, le=1000, description="L2 bound of one customer's gradient, in √(inputs + 1)"
     )
@@ -101,6 +102,14 @@ class Training(Document):
         default="none", description="balanced: both labels weigh the same in all; their counts are paid for"
     )
     early_stopping: EarlyStopping | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        rounds, l2 = (120, 1e-3) if value.get("optimiser") == "adam" else (5, 1e-4)
+        return {"rounds": rounds, "l2": l2, **value}
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -175,7 +184,7 @@ class Plan(Document):
     features: tuple[AnyFeature, ...] = Field(default=RFM, min_length=1, max_length=64)
     scaling: Scaling = Scaling()
     model: Model = Model()
-    training: Training = Training()
+    training: Training = Training.model_validate({})
     evaluation: Evaluation = Evaluation()
     release: Release = Release()
     trip_seconds: float = Field(default=20.0, ge=0.05, le=3600, description="deadline of one trip")
@@ -322,7 +331,7 @@ def parameters(model: Model, inputs: int) -> int:
     """Number of weights of a model on so many inputs."""
     if model.kind == "logistic_regression":
         return inputs + 1
-    return (inputs + 1) * model.hidden + model.hidden + 1
+    return (inputs + 1) * model.hidden + model.hidden + 1 + (inputs if model.skip else 0)
 
 
 def shape_of(plan: Plan, task: Task) -> Shape:

@@ -12,8 +12,9 @@
 9. Each round's model, recomputed from the sums, is the one that was sent; the released model and metrics
    are the released ones, and signed and logged.
 10. The receipts, of threshold or more nodes, are signed and in the log, which so anchors the heads of their
-    ledgers; they agree on what each round cost, and saw a prefix of this very log; every sum is one that
-    more nodes than may collude had checked (in the central mode: had been shown, on the server's word).
+    ledgers, none of which went back; they agree on what each round cost, and saw a prefix of this very log;
+    every sum is one that more nodes than may collude had checked (in the central mode: had been shown, on the
+    server's word).
 
 `verify` returns a report or raises at the first thing that does not hold.
 """

@@ -136,13 +136,18 @@ def table(variance: Fraction, folded: bool) -> Table:
     while (found := _prefixes(variance, folded, bits)) is None:
         bits += 64
     prefixes = np.array(found, np.uint64)
-    starts = np.arange(1 << CELL_BITS, dtype=np.uint64) << np.uint64(PREFIX_BITS - CELL_BITS)
-    ends = starts + np.uint64((1 << (PREFIX_BITS - CELL_BITS)) - 1)
-    first = prefixes.searchsorted(starts, side="left")
-    cells = np.where(first == prefixes.searchsorted(ends, side="right"), first, -1).astype(np.int16)
+    cells = cells_of(prefixes)
     prefixes.setflags(write=False)
     cells.setflags(write=False)
     return Table(variance, folded, prefixes, cells)
+
+
+def cells_of(prefixes: npt.NDArray[np.uint64]) -> npt.NDArray[np.int16]:
+    """What `Table.cells` says, of rising prefixes."""
+    starts = np.arange(1 << CELL_BITS, dtype=np.uint64) << np.uint64(PREFIX_BITS - CELL_BITS)
+    ends = starts + np.uint64((1 << (PREFIX_BITS - CELL_BITS)) - 1)
+    first = prefixes.searchsorted(starts, side="left")
+    return np.where(first == prefixes.searchsorted(ends, side="right"), first, -1).astype(np.int16)
 
 
 def _prefixes(variance: Fraction, folded: bool, bits: int) -> list[int] | None:

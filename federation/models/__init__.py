@@ -17,21 +17,39 @@ from ..study import Model, parameters
 Vector = npt.NDArray[np.float64]
 
 
-def build(model: Model, features: int) -> nn.Module:
-    """A module with the initial weights of the study's seed (zeros for logistic regression)."""
+class MLP(nn.Module):
+    """logit = v·tanh(Wx + b) + u·x + c; without `skip` there is no u."""
+
+    def __init__(self, inputs: int, hidden: int, *, skip: bool) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(inputs, hidden, dtype=torch.float64)
+        self.out = nn.Linear(hidden, 1, dtype=torch.float64)
+        self.skip = nn.Linear(inputs, 1, bias=False, dtype=torch.float64) if skip else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logit: torch.Tensor = self.out(torch.tanh(self.hidden(x)))
+        return logit if self.skip is None else logit + self.skip(x)
+
+
+def build(model: Model, inputs: int) -> nn.Module:
+    """A module with the initial weights of the study's seed (zeros where the model is linear)."""
     if model.kind == "logistic_regression":
-        linear = nn.Linear(features, 1, dtype=torch.float64)
+        linear = nn.Linear(inputs, 1, dtype=torch.float64)
         nn.init.zeros_(linear.weight)
         nn.init.zeros_(linear.bias)
         return linear
-    first = nn.Linear(features, model.hidden, dtype=torch.float64)
-    last = nn.Linear(model.hidden, 1, dtype=torch.float64)
+    module = MLP(inputs, model.hidden, skip=model.skip)
     generator = torch.Generator().manual_seed(model.seed)  # public initial weights: no secret depends on it
-    for layer in (first, last):
-        bound = 1 / np.sqrt(layer.in_features)
-        nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
-        nn.init.zeros_(layer.bias)
-    return nn.Sequential(first, nn.Tanh(), last)
+    for parameter, bound in (
+        (module.hidden.weight, 1.7 / np.sqrt(inputs)),
+        (module.hidden.bias, 0.5),
+        (module.out.weight, 1 / np.sqrt(model.hidden)),
+    ):
+        nn.init.uniform_(parameter, -bound, bound, generator=generator)
+    nn.init.zeros_(module.out.bias)
+    if module.skip is not None:
+        nn.init.zeros_(module.skip.weight)
+    return module
 
 
 def to_vector(module: nn.Module) -> Vector:
@@ -56,10 +74,10 @@ def load(module: nn.Module, weights: Vector) -> None:
             at += p.numel()
 
 
-def initial(model: Model, features: int) -> Vector:
+def initial(model: Model, inputs: int) -> Vector:
     """The weights a run starts from."""
-    vector = to_vector(build(model, features))
-    if vector.size != parameters(model, features):
+    vector = to_vector(build(model, inputs))
+    if vector.size != parameters(model, inputs):
         raise InputError("the model's size and its price disagree")
     return vector
 

@@ -125,7 +125,9 @@ def step(state: State, total: Integers, study: Study) -> State:
     customers = max(1.0, sum(counts) / len(counts))
     gradient = summed[:-1] / customers + training.l2 * state.weights
     if training.optimiser == "adam":
-        return _adam(replace(state, counts=counts), gradient, training.rate)
+        done = (len(counts) - 1) / training.rounds
+        rate = training.rate * (0.55 + 0.45 * float(np.cos(np.pi * done)))
+        return _adam(replace(state, counts=counts), gradient, rate)
     if state.inverse is None:
         raise InputError("a fixed-Hessian step needs the curvature first")
     return replace(state, weights=state.weights - training.rate * (state.inverse @ gradient), counts=counts)

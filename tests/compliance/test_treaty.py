@@ -139,7 +139,7 @@ def test_what_no_treaty_may_say_is_named(changes: dict[str, Any], why: str) -> N
         treaties.parse(Envelope("treaty", edited(**changes)))
 
 
-@pytest.mark.parametrize("field", sorted(set(Treaty.model_fields) - {"approval_chain", "retention_days"}))
+@pytest.mark.parametrize("field", sorted(set(Treaty.model_fields) - {"approval_chain", "retention_days", "unsafe"}))
 def test_every_missing_field_is_named(field: str) -> None:
     with pytest.raises(InputError, match=f"{field}: "):
         treaties.parse(Envelope("treaty", {k: v for k, v in edited().items() if k != field}))

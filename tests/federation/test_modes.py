@@ -38,7 +38,7 @@ from foedus.federation import models
 from foedus.federation import study as studies
 from foedus.federation.modes import MODES, Central, Distributed, Local, Mode
 from foedus.federation.study import Draft, DraftPrivacy, Evaluation, Study, check_against, price, resolve
-from foedus.federation.tasks import evaluate
+from foedus.federation.tasks import evaluate, statistics
 from foedus.federation.verification import Report, verify
 from foedus.privacy.accountant import ZCDP
 from foedus.privacy.events import DistributedDiscreteGaussian
@@ -119,9 +119,10 @@ def _run(world: World, mode: Mode) -> Ran:
     for silo, app in zip(world.homes, grid._apps.values(), strict=True):
         (run,) = app._runs.values()  # type: ignore[attr-defined]
         data = run.trainer.dataset("test", app.guard.cohort(run.permit))  # type: ignore[attr-defined]
-        cells = evaluate.contributions(
-            models.scores(study.model, weights, data.inputs), data.labels, study
-        ).sum(axis=0)
+        inputs = statistics.inputs(data.values, data.codes, study.features, statistics.initial(study))
+        cells = evaluate.contributions(models.scores(study.model, weights, inputs), data.labels, study).sum(
+            axis=0
+        )
         exact[silo] = cells * 2**study.privacy.scale_bits_evaluate
     return Ran(world, case, path, verify(path), masked, sent, exact)
 

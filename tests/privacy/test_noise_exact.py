@@ -16,8 +16,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from support.gaussians import Dealt, Keyed, decimal_cumulative
 
-from foedus.privacy.discrete_gaussian import cumulative, exp_bounds, settle, table
-from foedus.privacy.noise import discrete_gaussian
+from foedus.privacy import discrete_gaussian as distribution
+from foedus.privacy.discrete_gaussian import cells_of, cumulative, exp_bounds, settle, table
+from foedus.privacy.noise import _accepted, discrete_gaussian
 
 VECTORS = Path(__file__).parents[1] / "vectors"
 DISTRIBUTIONS = [
@@ -106,6 +107,26 @@ def test_bounds_of_the_distribution_function_hold_and_are_close(
             assert low <= c * 2**bits < high <= low + 2
         assert 1 - exact[min(len(exact), len(bounds.low)) - 1] < Decimal(2) ** -bits
     assert bounds.low == sorted(bounds.low) and bounds.high == sorted(bounds.high)
+
+
+def test_bounds_hold_with_hardly_a_spare_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What rounding and the tail can do is in the bounds, not hidden by precision to spare."""
+    monkeypatch.setattr(distribution, "_GUARD", 2)
+    for variance, folded in ((Fraction(1), True), (Fraction(17**2), True), (Fraction(64**2), False)):
+        exact = decimal_cumulative(variance, folded=folded, digits=40)
+        for bits in (8, 20, 40, 63):
+            bounds = cumulative(variance, folded, bits)
+            with localcontext() as context:
+                context.prec = 60
+                for low, high, c in zip(bounds.low, bounds.high, exact, strict=False):
+                    assert low <= c * 2**bits < high
+
+
+def test_a_prefix_on_a_cells_edge_leaves_that_cell_open() -> None:
+    one = 1 << 48
+    cells = cells_of(np.array([5 * one, 8 * one - 1, 9 * one + 7, 2**63 - 1], np.uint64)).tolist()
+    assert cells[:11] == [0, 0, 0, 0, 0, -1, 1, -1, 2, -1, 3]
+    assert set(cells[10:-1]) == {3} and cells[-1] == -1
 
 
 @given(
@@ -198,21 +219,21 @@ def test_a_proposal_is_taken_just_where_its_exponential_says(
     assert len(stream.left) == (len(again) if take else 0)
 
 
-def test_an_exponent_too_large_for_the_series_in_floats_is_decided_too() -> None:
-    """y from so far in the tail that t > 1/2: nine hundred ones."""
-    sigma, shift, low = 2**20, 14, 2**14 - 1
-    tail = b"\xff\x7f" + b"\xff" * 8 * 14 + bytes(8) + low.to_bytes(8, "little")
-    (z,) = discrete_gaussian(sigma, 1, Dealt(tail + bytes(8))).tolist()
-    high = z >> shift
-    assert z == (high << shift) + low and high > 35 * 64
+@pytest.mark.parametrize("t", [0.4, 0.5, 0.6, 1, 3, 20, 44, 5000])
+def test_exponents_too_large_for_the_series_in_floats_are_decided_too(t: float) -> None:
+    """At t = 1 the series is 300·2^-40 beside exp(−t). No y that is ever drawn leads there."""
+    sigma, low = 2**20, 2**14 - 1
+    far = int(2 * t * sigma**2 / low)
     with localcontext() as context:
         context.prec = 80
-        t = Decimal(low * (low + (2 * high << shift))) / (2 * sigma**2)
-        border = int((-t).exp() * 2**64)
-    assert t > 0.5
-    for w, expected in ((border - 1, z), (border + 1, 0)):
-        stream = Dealt(tail + w.to_bytes(8, "little") + bytes(18))
-        assert discrete_gaussian(sigma, 1, stream).tolist() == [expected]
+        border = int((-Decimal(low * far) / (2 * sigma**2)).exp() * 2**64)
+    for distance in (-(2**35), -(2**25), -1, 1, 2**25, 2**35):
+        w = min(max(0, border + distance), 2**64 - 1)
+        if w != border:
+            found = _accepted(
+                np.array([low]), np.array([far]), Fraction(sigma**2), Dealt(w.to_bytes(8, "little"))
+            )
+            assert found.tolist() == [w < border]
 
 
 def test_blocks_and_calls_do_not_change_what_comes() -> None:
