@@ -71,5 +71,9 @@ bench-trips: $(STAMP)
 bench-noise: $(STAMP)
 	PYTHONPATH=tests $(BIN)/python benchmarks/noise.py $(BENCH_ARGS)
 
+# Half an hour on two cores. Reads ../shared/data, or FOEDUS_DATA. Exits non-zero on a miss.
+bench-utility: $(STAMP)
+	$(BIN)/python benchmarks/utility.py --write docs/benchmarks/utility.md $(BENCH_ARGS)
+
 clean:
 	rm -rf $(VENV) $(RIVALS) foedus-demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -20,7 +20,7 @@ from dp_accounting import dp_event
 from dp_accounting.pld import pld_privacy_accountant
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
-from utility_data import Problem
+from utility_data import Problem, Side
 from utility_models import Floats, Integers, Scaling, build, histograms, scaling
 
 DELTA = 1e-5
@@ -31,16 +31,20 @@ BATCHES = 10
 
 @dataclass(frozen=True)
 class Recipe:
-    """DP-SGD with momentum .9: steps of `rate`, gradients clipped to `clip`·√(features + 1)."""
+    """DP-SGD with momentum .9, or by Adam: gradients clipped to `clip`·√(features + 1).
+
+    The rate falls along a cosine to a tenth over the epochs, as foedus' does.
+    """
 
     epochs: int
     rate: float
     clip: float
     rounds: int = 1
+    adam: bool = False
 
 
 CENTRAL = {"LR": Recipe(30, 0.4, 0.3), "MLP": Recipe(30, 0.4, 0.3)}
-LOCAL = {"LR": Recipe(30, 0.4, 0.3, rounds=30), "MLP": Recipe(30, 0.4, 0.3, rounds=30)}
+LOCAL = {"LR": Recipe(30, 0.1, 0.3, rounds=30), "MLP": Recipe(30, 0.03, 0.3, rounds=30, adam=True)}
 """One local epoch a round, as in Flower's example."""
 
 
@@ -94,24 +98,31 @@ def noisy_scaling(problem: Problem, parts: list[Floats], epsilon: float, seed: i
 
 
 def _opacus(
-    module: nn.Module, inputs: Floats, labels: Integers, recipe: Recipe, epochs: int, multiplier: float
+    module: nn.Module, inputs: Floats, labels: Integers, recipe: Recipe, epochs: range, multiplier: float
 ) -> None:
-    """`epochs` of Opacus' DP-SGD, in place."""
+    """These of all `epochs`, by Opacus' DP-SGD, in place."""
     from opacus import PrivacyEngine
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Opacus warns of its own non-cryptographic noise, fit for experiments
+        warnings.simplefilter(
+            "ignore"
+        )  # Opacus warns of its own non-cryptographic noise, fit for experiments
         data = TensorDataset(torch.from_numpy(inputs), torch.from_numpy(labels.astype(np.float64)))
         loader = DataLoader(data, batch_size=math.ceil(len(labels) / BATCHES))
         private, optimiser, batches = PrivacyEngine(accountant="rdp").make_private(
             module=module,
-            optimizer=torch.optim.SGD(module.parameters(), lr=recipe.rate, momentum=0.9),
+            optimizer=torch.optim.Adam(module.parameters(), lr=recipe.rate)
+            if recipe.adam
+            else torch.optim.SGD(module.parameters(), lr=recipe.rate, momentum=0.9),
             data_loader=loader,
             noise_multiplier=multiplier,
             max_grad_norm=recipe.clip * math.sqrt(inputs.shape[1] + 1),
         )
         assert len(batches) == BATCHES  # what the noise is calibrated for
-        for _ in range(epochs):
+        for epoch in epochs:
+            falling = 0.55 + 0.45 * math.cos(math.pi * epoch / recipe.epochs)
+            for group in optimiser.param_groups:
+                group["lr"] = recipe.rate * falling
             for x, y in batches:
                 optimiser.zero_grad()
                 loss = nn.functional.binary_cross_entropy_with_logits(private(x).squeeze(-1), y)
@@ -127,7 +138,7 @@ def central(kind: str, problem: Problem, epsilon: float, seed: int) -> tuple[nn.
     found = noisy_scaling(problem, [histograms(problem, train)], epsilon, seed)
     module = build(kind, problem.features, seed)
     multiplier = noise_multiplier(epsilon, recipe.epochs * BATCHES)
-    _opacus(module, found.inputs(problem, train), train.labels, recipe, recipe.epochs, multiplier)
+    _opacus(module, found.inputs(problem, train), train.labels, recipe, range(recipe.epochs), multiplier)
     return module, found
 
 
@@ -136,21 +147,20 @@ def local(kind: str, problem: Problem, epsilon: float, seed: int) -> tuple[nn.Mo
     torch.manual_seed(seed)
     train, recipe = problem.train, LOCAL[kind]
     silos = [np.flatnonzero(train.silos == i) for i in range(problem.silos)]
-    whole = type(train)
-    sides = [
-        whole(train.frame.iloc[rows], train.labels[rows], train.silos[rows]) for rows in silos
-    ]
+    sides = [Side(train.frame.iloc[rows], train.labels[rows], train.silos[rows]) for rows in silos]
     found = noisy_scaling(problem, [histograms(problem, side) for side in sides], epsilon, seed)
     inputs = [found.inputs(problem, side) for side in sides]
     multiplier = noise_multiplier(epsilon, recipe.epochs * BATCHES)
     module = build(kind, problem.features, seed)
     shares = np.array([len(rows) for rows in silos]) / len(train.labels)
-    for _ in range(recipe.rounds):
+    each = recipe.epochs // recipe.rounds
+    for number in range(recipe.rounds):
+        epochs = range(number * each, (number + 1) * each)
         before = {k: v.clone() for k, v in module.state_dict().items()}
         mean = {k: torch.zeros_like(v) for k, v in before.items()}
         for x, side, share in zip(inputs, sides, shares, strict=True):
             module.load_state_dict(before)
-            _opacus(module, x, side.labels, recipe, recipe.epochs // recipe.rounds, multiplier)
+            _opacus(module, x, side.labels, recipe, epochs, multiplier)
             for name, value in module.state_dict().items():
                 mean[name] += share * value
         module.load_state_dict(mean)
