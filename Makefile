@@ -19,7 +19,7 @@ export FLWR_TELEMETRY_ENABLED = 0
 export FLWR_DISABLE_UPDATE_CHECK = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test redteam check install clean bench-secagg bench-trips bench-noise redteam-rivals
+.PHONY: demo test redteam check install clean bench-secagg bench-trips bench-noise bench-utility redteam-rivals
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "foedus needs Python 3.11 or newer")'

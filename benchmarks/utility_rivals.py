@@ -104,9 +104,7 @@ def _opacus(
     from opacus import PrivacyEngine
 
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # Opacus warns of its own non-cryptographic noise, fit for experiments
+        warnings.simplefilter("ignore")  # of Opacus' own: its noise is not a cipher's, which is fine here
         data = TensorDataset(torch.from_numpy(inputs), torch.from_numpy(labels.astype(np.float64)))
         loader = DataLoader(data, batch_size=math.ceil(len(labels) / BATCHES))
         private, optimiser, batches = PrivacyEngine(accountant="rdp").make_private(

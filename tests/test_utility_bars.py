@@ -10,7 +10,7 @@ from dp_accounting import dp_event
 from dp_accounting.pld import pld_privacy_accountant
 from utility_bars import ARMS, EPSILONS, Cell, document, judge
 
-FIGURES = {"pooled": 0.85, "federated": 0.85, "distributed": 0.845, "trusted server": 0.845, "local": 0.80}
+FIGURES = {"pooled": 0.85, "federated": 0.85, "distributed": 0.846, "trusted server": 0.845, "local": 0.80}
 
 
 def cells(**changes: float) -> list[Cell]:
@@ -29,17 +29,17 @@ def missed(found: list[Cell]) -> set[str]:
 
 
 def test_each_bar_is_met_and_missed_by_itself() -> None:
-    assert missed(cells()) == {"closes"}  # .045 of a gap of .050 is short of 90 % by a rounding: see below
-    assert missed(cells(distributed=0.846)) == set()
-    assert missed(cells(federated=0.844, distributed=0.846)) == {"federated"}
-    assert missed(cells(trusted_server=0.852, distributed=0.846)) == {"distributed"}
+    assert missed(cells()) == set()
+    assert missed(cells(federated=0.844)) == {"federated"}
+    assert missed(cells(trusted_server=0.852)) == {"distributed"}
+    assert missed(cells(distributed=0.843)) == {"closes"}
     assert missed(cells(distributed=0.82, trusted_server=0.82)) == {"closes", "telco"}
     # A gap of .02 or less is not asked to be closed.
     assert not any(bar.what.startswith("closes") for bar in judge(cells(local=0.831)))
 
 
 def test_the_table_shows_every_figure_and_every_miss() -> None:
-    found = cells(federated=0.84, distributed=0.846)
+    found = cells(federated=0.84)
     text = document(found, judge(found))
     assert "0.8460 ± 0.0071" in text and "0.8400 ± 0.0071" in text and "over 2 seeds" in text
     assert "0 of 1 | telco / zip2, LR: -0.0100" in text and "3 of 3 | nowhere" in text
