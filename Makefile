@@ -19,7 +19,8 @@ export FLWR_TELEMETRY_ENABLED = 0
 export FLWR_DISABLE_UPDATE_CHECK = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test redteam check install clean bench-secagg bench-dpsgd bench-trips bench-noise redteam-rivals
+.PHONY: demo test redteam check install clean redteam-rivals \
+	bench-accountant bench-dpsgd bench-noise bench-secagg bench-trips bench-utility
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "foedus needs Python 3.11 or newer")'
@@ -74,6 +75,14 @@ bench-noise: $(STAMP)
 # Three minutes. Exits non-zero on a miss.
 bench-dpsgd: $(STAMP)
 	$(BIN)/python benchmarks/dpsgd.py --write docs/benchmarks/dpsgd.md $(BENCH_ARGS)
+
+# Half an hour on two cores. Reads ../shared/data, or FOEDUS_DATA. Exits non-zero on a miss.
+bench-utility: $(STAMP)
+	$(BIN)/python benchmarks/utility.py --write docs/benchmarks/utility.md $(BENCH_ARGS)
+
+# A minute of CPU. Both rivals are installed anyway: dp-accounting and Opacus.
+bench-accountant: $(STAMP)
+	$(BIN)/python benchmarks/accountant.py --write docs/benchmarks/accountant.md $(BENCH_ARGS)
 
 clean:
 	rm -rf $(VENV) $(RIVALS) foedus-demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

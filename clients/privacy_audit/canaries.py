@@ -210,13 +210,12 @@ class _Watching(Trainer):
     canaries: Canaries
     heard: Heard
 
-    def rows(self, plan: RoundPlan, dataset: Raw, sent: Floats) -> Floats:
-        self._customers = super().rows(plan, dataset, sent)
-        return np.vstack([self._customers, self.canaries.rows(plan, self.silo)])
-
-    def summed(self, plan: RoundPlan, rows: Floats, stream: Keystream) -> Integers:
+    def exact(
+        self, plan: RoundPlan, dataset: Raw, sent: Floats, stream: Keystream, *, more: Floats | None = None
+    ) -> Integers:
         tape = _Tape()
-        self.heard.summed = super().summed(plan, rows, tape)
+        made_up = self.canaries.rows(plan, self.silo)
+        self.heard.summed = super().exact(plan, dataset, sent, tape, more=made_up)
         tape.rewind()
-        self.heard.known = super().summed(plan, self._customers, tape)
+        self.heard.known = super().exact(plan, dataset, sent, tape, more=more)
         return self.heard.summed

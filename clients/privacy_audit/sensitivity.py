@@ -101,9 +101,8 @@ def _distance(trainer: Trainer, plan: RoundPlan, crowd: Raw, name: str, sent: Fl
     """The L2 norm, integer units, of the sum with the customer less the sum without."""
     without, most = some(crowd, crowd.customers != name), 0.0
     try:
-        rows = [trainer.rows(plan, data, sent) for data in (crowd, without)]
         for dither in _DITHERS:
-            there, gone = (trainer.summed(plan, r, _Constant(dither)) for r in rows)
+            there, gone = (trainer.exact(plan, data, sent, _Constant(dither)) for data in (crowd, without))
             most = max(most, float(np.linalg.norm((there - gone).astype(np.float64))))
     except InputError:
         return most

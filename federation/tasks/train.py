@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import nn
 
 from ...errors import InputError
 from ...privacy.clipping import clip_factors
@@ -47,6 +49,12 @@ def contributions(gradients: Floats, clip: float) -> Floats:
     """Rows to sum: each gradient clipped to L2 norm `clip`, then the constant. Shape (customers, d + 1)."""
     clipped = gradients * clip_factors(gradients, clip)
     return np.hstack([clipped, np.full((len(gradients), 1), clip * COUNT_SHARE)])
+
+
+def weighted_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of each row, times its weight: targets (rows, 2) are label and weight."""
+    loss = nn.functional.binary_cross_entropy_with_logits(logits.squeeze(-1), targets[:, 0], reduction="none")
+    return loss * targets[:, 1]
 
 
 MAX_LOSS = 4.0

@@ -16,13 +16,14 @@ from ...errors import InputError
 from . import chain, graph
 from .customers import Customers, Groups, blocks, count
 from .gradients import Gradient, factors
-from .reference import HookedTrace
+from .reference import HookedTrace, check_hooks
 
 Floats = npt.NDArray[np.float64]
 Loss = Callable[[Tensor, Tensor], Tensor]
 Inputs = Tensor | tuple[Tensor, ...]
 
 BLOCK = 1024  # rows worked through at once: what they leave behind stays near the processor
+_FEW = 32  # rows a new module is tried on
 _ROOM = 1 << 23  # numbers that gradients held row by row may take
 _MIXERS = (nn.modules.batchnorm._BatchNorm,)
 
@@ -69,26 +70,40 @@ def clipped_gradient_sum(
 
 
 def summed(
-    module: nn.Module, loss: Loss, inputs: Inputs, targets: Tensor, clip: float, groups: Groups
+    module: nn.Module,
+    loss: Loss,
+    inputs: Inputs,
+    targets: Tensor,
+    clip: float,
+    groups: Groups,
+    check: Callable[[list[nn.Parameter]], None] = lambda _: None,
 ) -> tuple[Floats, int, float]:
-    """`clipped_gradient_sum`, and the sum of the rows' losses (not private)."""
+    """`clipped_gradient_sum`, and the sum of the rows' losses (not private); `check` is shown the parameters."""
     check_clip(clip)
     inputs = inputs if isinstance(inputs, tuple) else (inputs,)
     rows = check_inputs(inputs)
     if len(targets) != rows:
         raise InputError(f"{len(targets)} targets for {rows} rows")
-    parameters = trainable(module)
-    total, customers, lost = np.zeros(sum(p.numel() for p in parameters)), 0, 0.0
     if rows == 0:
         count(0, groups)
-        return total, 0, 0.0
-    for which, part in blocks(rows, groups, block(module)):
-        theirs, answers = tuple(x[which] for x in inputs), targets[which]
-        trace, back, losses = traced(module, theirs, loss, answers)
-        total += clipped(trace.gradients(back), part, clip, parameters)
+        return np.zeros(sum(p.numel() for p in check_module(module))), 0, 0.0
+    way = Way(module, inputs)
+    check(way.parameters)
+    total, customers, lost = np.zeros(sum(p.numel() for p in way.parameters)), 0, 0.0
+    missed = np.zeros_like(total)
+    for which, part in blocks(rows, groups, way.block):
+        trace = way.through(tuple(x[which] for x in inputs))
+        back, losses = _differentiate(loss, trace.outputs, targets[which])
+        part_sum = clipped(trace.gradients(back), part, clip, way.parameters)
+        sofar = total + part_sum
+        # Neumaier 1974: what the addition rounds off is kept, so that many blocks err no more than one.
+        missed += np.where(
+            np.abs(total) >= np.abs(part_sum), (total - sofar) + part_sum, (part_sum - sofar) + total
+        )
+        total = sofar
         customers += part.count
         lost += float(losses.sum())
-    return total, customers, lost
+    return total + missed, customers, lost
 
 
 def clipped(
@@ -118,60 +133,54 @@ def clipped(
     return found
 
 
-def traced(
-    module: nn.Module, inputs: tuple[Tensor, ...], loss: Loss, targets: Tensor
-) -> tuple[Trace, Tensor, Tensor]:
-    """A pass, the loss's gradient with respect to its outputs, and each row's loss.
+class Way:
+    """The fastest pass that serves a module: by hand, layer by layer through autograd, or Opacus' hooks.
+
+    The first time a module comes by, a few of its rows are looked at twice: that the gradients add up to
+    autograd's, and that no row moves another's. Both hold for all batches or fail for nearly all.
+
+    Args:
+        module: any. inputs: at least one row.
 
     Raises:
-        InputError: as `clipped_gradient_sum`.
+        InputError: the module can't be clipped per customer.
     """
-    trace = open_trace(module, inputs)
-    back, losses = _differentiate(loss, trace.outputs, targets)
-    if not settled(module, trace, back):
-        trace = HookedTrace(module, inputs)
-        back, losses = _differentiate(loss, trace.outputs, targets)
-    return trace, back, losses
+
+    def __init__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._module = module
+        self._links = chain.links(module)
+        if len(inputs) != 1 or inputs[0].dim() != 2:
+            self._links = None
+        if self._links is not None:
+            self.parameters, self.block = chain.trainable(self._links), BLOCK
+            return
+        self.parameters = check_module(module)
+        self._formulas = checked.get(module)
+        if self._formulas is None:
+            self._formulas = _settled(module, tuple(x[:_FEW] for x in inputs))
+        size = sum(p.numel() for p in self.parameters) if not self._formulas else graph.explicit_size(module)
+        self.block = max(1, min(BLOCK, _ROOM // max(1, size)))
+
+    def through(self, inputs: tuple[Tensor, ...]) -> Trace:
+        """A pass of a block of rows."""
+        if self._links is not None:
+            return chain.ChainTrace(self._links, inputs[0])
+        if self._formulas:
+            return graph.GraphTrace(self._module, inputs)
+        return HookedTrace(self._module, inputs)
 
 
-def open_trace(module: nn.Module, inputs: tuple[Tensor, ...]) -> Trace:
-    """The fastest pass that serves the module: by hand, layer by layer through autograd, Opacus' hooks."""
-    if checked.get(module) is False:
-        return HookedTrace(module, inputs)
-    layers = chain.links(module)
-    if layers and len(inputs) == 1 and inputs[0].dim() == 2 and type(layers[0]) is nn.Linear:
-        return chain.ChainTrace(layers, inputs[0])
+def _settled(module: nn.Module, few: tuple[Tensor, ...]) -> bool:
+    """Whether our formulas serve this module; if not, Opacus' hooks do."""
     try:
-        return graph.GraphTrace(module, inputs)
+        graph.GraphTrace(module, few).check(module)
+        formulas = True
     except graph.Unsupported:
-        checked[module] = False
-        return HookedTrace(module, inputs)
-
-
-def settled(module: nn.Module, trace: Trace, back: Tensor) -> bool:
-    """Whether the formulas fit this module, looked at once; False sends it to Opacus' hooks from now on."""
-    if not isinstance(trace, graph.GraphTrace):
-        return True
-    if module in checked:
-        return checked[module]
-    try:
-        trace.check(module, back)
-    except graph.Unsupported:
-        checked[module] = False
-        return False
-    checked[module] = True
-    return True
-
-
-def block(module: nn.Module) -> int:
-    """How many rows to work through at once."""
-    if chain.links(module) is not None:
-        return BLOCK
-    if checked.get(module) is False:
-        size = sum(p.numel() for p in module.parameters() if p.requires_grad)
-    else:
-        size = graph.explicit_size(module)
-    return max(1, min(BLOCK, _ROOM // max(1, size)))
+        check_hooks(module, few)
+        formulas = False
+    if len(few[0]) > 1:  # one row alone can't show whether rows are mixed
+        checked[module] = formulas
+    return formulas
 
 
 def row_loss(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -209,16 +218,6 @@ def check_inputs(inputs: tuple[Tensor, ...]) -> int:
         if x.is_floating_point() and not finite(x):
             raise InputError("an input is not finite; look for missing or infinite values")
     return len(inputs[0])
-
-
-def trainable(module: nn.Module) -> list[nn.Parameter]:
-    """The trainable parameters, in the order of `parameters()`.
-
-    Raises:
-        InputError: as `check_module`.
-    """
-    links = chain.links(module)
-    return check_module(module) if links is None else chain.trainable(links)
 
 
 def check_module(module: nn.Module) -> list[nn.Parameter]:

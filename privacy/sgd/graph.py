@@ -6,7 +6,6 @@ Autograd is asked for the gradients of the layers' outputs alone, so no weight's
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from ...errors import InputError
 from . import recurrent
+from .checks import by_row, compare_rows, compare_sums, probe, row_weights
 from .gradients import Explicit, Gradient, Lookups, Products, joined, products
 from .reference import layer_gradient
 
@@ -127,37 +127,27 @@ class GraphTrace:
             raise Unsupported("layers of different kinds share a parameter")
         return whole
 
-    def check(self, module: nn.Module, back: Tensor) -> None:
+    def check(self, module: nn.Module) -> None:
         """That the formulas fit this module: their sum is autograd's gradient, and no row moves another's.
-
-        Once a module is enough: both hold for all batches or fail for nearly all.
 
         Raises:
             InputError: the sum is another, or rows influence each other. Unsupported: as `gradients`.
         """
+        back = probe(self.outputs)
         gradients = self._gradients(back, keep_graph=True)
         trainable = [p for p in module.parameters() if p.requires_grad and id(p) not in self._recurrent]
         if self.outputs.requires_grad and trainable:
             told = {id(p): total for g in gradients for p, total in g.sums(None)}
             truth = torch.autograd.grad(self.outputs, trainable, back, retain_graph=True, allow_unused=True)
-            for p, true in zip(trainable, truth, strict=True):
-                ours = told.get(id(p), torch.zeros_like(p))
-                if not _alike(ours, torch.zeros_like(p) if true is None else true, self._rows):
-                    raise InputError(
-                        f"{type(module).__name__} uses a layer's parameter outside that layer's forward pass, where "
-                        "its gradient per customer can't be seen"
-                    )
-        if self._rows < 2:
-            return
-        weights = 0.5 + torch.arange(1, self._rows + 1, dtype=torch.float64).mul(0.6180339887).frac()
-        again = self._gradients(_by_row(back, weights), keep_graph=True)
+            compare_sums(
+                module,
+                [told.get(id(p), torch.zeros_like(p)) for p in trainable],
+                [torch.zeros_like(p) if t is None else t for p, t in zip(trainable, truth, strict=True)],
+            )
+        weights = row_weights(self._rows)
+        again = self._gradients(by_row(back, weights), keep_graph=True)
         for one, two in zip(gradients, again, strict=True):
-            for a, b in zip(_spread(one), _spread(two), strict=True):
-                if not _alike(_by_row(a, weights), b, 1):
-                    raise InputError(
-                        f"{type(module).__name__} mixes rows: a customer's row changes what others' rows give, so "
-                        "no clip bounds it (batch normalisation? rows not the first dimension?)"
-                    )
+            compare_rows(module, list(_spread(one)), list(_spread(two)), weights)
 
 
 def layers(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
@@ -223,10 +213,6 @@ def _dtype(module: nn.Module) -> torch.dtype:
     return next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
 
 
-def _by_row(values: Tensor, weights: Tensor) -> Tensor:
-    return values * weights.to(values.dtype).reshape(-1, *[1] * (values.dim() - 1))
-
-
 def _spread(gradient: Gradient) -> Sequence[Tensor]:
     """What of a gradient is linear in the gradient of the outputs, rows first."""
     if isinstance(gradient, Products):
@@ -236,11 +222,3 @@ def _spread(gradient: Gradient) -> Sequence[Tensor]:
     if isinstance(gradient, Explicit):
         return [g for _, g in gradient.rows]
     raise TypeError(f"unknown gradient {type(gradient).__name__}")
-
-
-def _alike(one: Tensor, two: Tensor, terms: int) -> bool:
-    if one.numel() == 0:
-        return True
-    allowed = 1e4 * torch.finfo(one.dtype).eps * math.sqrt(terms)
-    size = max(float(one.abs().max()), float(two.abs().max()))
-    return float((one - two).abs().max()) <= allowed * size

@@ -86,14 +86,15 @@ class PrivateModel(nn.Module):
             found: Tensor = self.module(*inputs)
             return found
         rows = clipping.check_inputs(inputs)
-        self._check_same()
         if rows == 0:
             count(0, groups)
             outputs = self._shape_of_none(inputs)
             return self._bound(outputs, lambda back: (self._nothing(), 0))
         parts: list[tuple[Any, Customers, clipping.Trace]] = []
-        for which, part in blocks(rows, groups, clipping.block(self.module)):
-            parts.append((which, part, clipping.open_trace(self.module, tuple(x[which] for x in inputs))))
+        way = clipping.Way(self.module, inputs)
+        self._check_same(way.parameters)
+        for which, part in blocks(rows, groups, way.block):
+            parts.append((which, part, way.through(tuple(x[which] for x in inputs))))
         outputs = parts[0][2].outputs.detach()
         if len(parts) > 1:
             outputs = outputs.new_empty((rows, *outputs.shape[1:]))
@@ -101,12 +102,9 @@ class PrivateModel(nn.Module):
                 outputs[which] = trace.outputs.detach()
 
         def summed(back: Tensor) -> tuple[Floats, int]:
-            total, customers, trainable = self._nothing(), 0, self._trainable()
+            total, customers = self._nothing(), 0
             for which, part, trace in parts:
-                theirs = back[which]
-                if not clipping.settled(self.module, trace, theirs):
-                    trace = clipping.open_trace(self.module, tuple(x[which] for x in inputs))
-                total += clipping.clipped(trace.gradients(theirs), part, self.clip, trainable)
+                total += clipping.clipped(trace.gradients(back[which]), part, self.clip, way.parameters)
                 customers += part.count
             return total, customers
 
@@ -123,8 +121,9 @@ class PrivateModel(nn.Module):
         inputs = inputs if isinstance(inputs, tuple) else (inputs,)
         if not (self.training and torch.is_grad_enabled()):
             return clipping.row_loss(self._loss, self.module(*inputs), targets).mean()
-        self._check_same()
-        total, customers, lost = clipping.summed(self.module, self._loss, inputs, targets, self.clip, groups)
+        total, customers, lost = clipping.summed(
+            self.module, self._loss, inputs, targets, self.clip, groups, self._check_same
+        )
         mean = torch.tensor(lost / max(1, len(targets)), dtype=torch.float64)
         return self._bound(mean, lambda back: self._whole(back, total, customers))
 
@@ -197,9 +196,9 @@ class PrivateModel(nn.Module):
         """Forget a clipped sum that waits."""
         self._pending = None
 
-    def _check_same(self) -> None:
-        """Raises InputError if a layer was replaced, or one was put in that mixes rows."""
-        if list(map(id, self._trainable())) != list(map(id, clipping.trainable(self.module))):
+    def _check_same(self, parameters: list[nn.Parameter]) -> None:
+        """Raises InputError if a layer was replaced, or put in."""
+        if list(map(id, self._trainable())) != list(map(id, parameters)):
             raise InputError("the module has other parameters than when it was made private: wrap it again")
 
     def _trainable(self) -> list[nn.Parameter]:

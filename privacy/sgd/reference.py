@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import InputError
+from .checks import by_row as by_weight
+from .checks import compare_rows, compare_sums, probe, row_weights
 from .gradients import Explicit, Gradient
 
 Floats = npt.NDArray[np.float64]
@@ -120,6 +122,30 @@ class HookedTrace:
                 sample = parameter.new_zeros((rows, parameter.numel()))
             found.append((parameter, sample.detach().reshape(rows, -1)))
         return [Explicit(tuple(found))] if found else []
+
+
+def check_hooks(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    """That Opacus' gradients add up to autograd's, and no row moves another's; looked at without dropout.
+
+    Raises:
+        InputError: they don't, or one does.
+    """
+    still = copy.deepcopy(module).eval()
+    parameters = [p for p in still.parameters() if p.requires_grad]
+    with torch.enable_grad():
+        outputs = still(*inputs)
+    if not isinstance(outputs, Tensor) or outputs.dim() == 0 or len(outputs) != len(inputs[0]):
+        raise InputError(f"{type(module).__name__} must return one tensor, rows first")
+    back, weights = probe(outputs), row_weights(len(inputs[0]))
+    truth = torch.autograd.grad(outputs, parameters, back, allow_unused=True)
+    once = HookedTrace(still, inputs).gradients(back)
+    again = HookedTrace(still, inputs).gradients(by_weight(back, weights))
+    compare_sums(
+        module,
+        [total for gradient in once for _, total in gradient.sums(None)],
+        [torch.zeros_like(p) if t is None else t for p, t in zip(parameters, truth, strict=True)],
+    )
+    compare_rows(module, [by_row(once)], [by_row(again)], weights)
 
 
 def layer_gradient(layer: nn.Module, came: Tensor, went: Tensor) -> Explicit:

@@ -52,8 +52,11 @@ class LocalNoise:
         """
         if total.shape != (self.dimension,):
             raise InputError(f"a sum of {self.dimension} numbers is needed, not {total.shape}")
-        steps = np.rint(total / self.grid)
-        if self.dimension and not (steps.min() > -(2.0**52) and steps.max() < 2.0**52):  # False for NaN too
+        noisy = total * np.float64(1 / self.grid)  # exact: a power of two
+        np.rint(noisy, out=noisy)
+        if self.dimension and not (noisy.min() > -(2.0**52) and noisy.max() < 2.0**52):  # False for NaN too
             raise InputError("the clipped sum is not finite, or too large to be put on the grid of its noise")
-        noisy = steps.astype(np.int64) + discrete_gaussian(self.sigma, self.dimension, self._stream)
-        return noisy.astype(np.float64) * np.float64(self.grid)
+        # Whole numbers below 2^53: float64 adds and scales them exactly.
+        noisy += discrete_gaussian(self.sigma, self.dimension, self._stream)
+        noisy *= self.grid
+        return noisy

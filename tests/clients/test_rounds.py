@@ -277,7 +277,7 @@ def test_who_withdraws_between_two_rounds_is_out_of_the_next(guarded_world: Worl
 
     grid, case = prepare(world, make_draft(), note=note, sampler=no_noise)
     verify(conduct(grid, case))
-    one = case.study.training.clip * COUNT_SHARE * 2**case.study.privacy.scale_bits_train
+    one = case.study.clip * COUNT_SHARE * 2**case.study.privacy.scale_bits_train
     before, after = (case.sums[n - 1].total[-1] / one for n in (TRAIN, TRAIN + 1))
     assert len(left) == 4
     assert before - after == pytest.approx(4, abs=0.1)

@@ -27,10 +27,10 @@ def opened(play: Rehearsal) -> tuple[Rehearsal, Sum]:
 
 def model_after(play: Rehearsal, *sums: Sum) -> bytes:
     study = play.case.study
-    state = train.State.start(np.frombuffer(play.weights, "<f8").copy())
+    state = train.State.start(study)
     for result in sums:
         state = train.advance(state, result.round, result.total, study, len(result.survivors))
-    return state.weights.astype("<f8").tobytes()
+    return state.sent.astype("<f8").tobytes()
 
 
 def show(

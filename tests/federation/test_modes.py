@@ -119,7 +119,8 @@ def _run(world: World, mode: Mode) -> Ran:
     for silo, app in zip(world.homes, grid._apps.values(), strict=True):
         (run,) = app._runs.values()  # type: ignore[attr-defined]
         data = run.trainer.dataset("test", app.guard.cohort(run.permit))  # type: ignore[attr-defined]
-        inputs = statistics.inputs(data.values, data.codes, study.features, statistics.initial(study))
+        learned = statistics.initial(study)  # nothing
+        inputs = statistics.inputs(data.values, data.codes, study.features, learned)
         cells = evaluate.contributions(models.scores(study.model, weights, inputs), data.labels, study).sum(
             axis=0
         )

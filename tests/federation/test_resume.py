@@ -17,7 +17,7 @@ from support.orders import copy_of, make_draft
 from support.sums import scratch
 
 from foedus.clients.app import SiloApp
-from foedus.clients.features import Dataset, Side
+from foedus.clients.features import Raw, Side
 from foedus.clients.home import Home
 from foedus.clients.trainer import Trainer
 from foedus.compliance import evidence
@@ -168,11 +168,11 @@ DRAFT = make_draft(rounds=1, trip_seconds=0.3)
 def _tables_are_read_once() -> Iterator[None]:
     """All worlds here are copies of one: the first node that asks for a side of a table reads it for all."""
     real = Trainer.dataset
-    read: dict[tuple[Any, ...], Dataset] = {}
+    read: dict[tuple[Any, ...], Raw] = {}
 
-    def dataset(trainer: Trainer, side: Side, cohort: pd.DataFrame) -> Dataset:
+    def dataset(trainer: Trainer, side: Side, cohort: pd.DataFrame) -> Raw:
         study = trainer.study
-        key = (trainer.home.party, side, str(study.split), str(study.label), *cohort["subject"])
+        key = (trainer.source.party, side, str(study.split), str(study.label), *cohort["subject"])
         if key not in read:
             read[key] = real(trainer, side, cohort)
         return read[key]

@@ -40,7 +40,7 @@ def noiseless(
 ) -> tuple[World, Simulated, Benchmark]:
     """Three rounds of training by either optimiser, every noise share zero."""
     world = copy_of(fresh_world, tmp_path_factory.mktemp("noiseless") / "world")
-    training = Training(optimiser=request.param, rounds=3, clip=0.9)
+    training = Training(optimiser=request.param, rounds=3, clip=0.25)
     run = simulate(world, make_draft(training=training), sampler=no_noise)
     return world, run, gather(world, run.study)
 
@@ -52,7 +52,7 @@ def clipped_rows(study: Study, benchmark: Benchmark, weights: Floats) -> dict[st
         x = np.hstack([data.inputs, np.ones((len(data.labels), 1))])
         g = (1 / (1 + np.exp(-x @ weights)) - data.labels)[:, None] * x
         norms = np.linalg.norm(g, axis=1, keepdims=True)
-        rows[silo] = g * np.minimum(1.0, study.training.clip / norms)
+        rows[silo] = g * np.minimum(1.0, study.clip / norms)
     return rows
 
 
@@ -62,10 +62,10 @@ def test_a_rounds_sum_is_the_sum_of_the_silos_contributions(
     _, run, benchmark = noiseless
     study = run.study
     first = run.case.sums[study.tasks.index("train")]
-    weights = models.initial(study.model, len(study.features))
+    weights = models.initial(study.model, study.inputs)
     rows = np.concatenate(list(clipped_rows(study, benchmark, weights).values()))
     scale = 2.0**study.privacy.scale_bits_train
-    expected = np.append(rows.sum(axis=0), len(rows) * study.training.clip * 0.25) * scale
+    expected = np.append(rows.sum(axis=0), len(rows) * study.clip * 0.25) * scale
     off = np.abs(first.total - expected)
     assert first.survivors == tuple(sorted(benchmark.train))
     assert off.max() <= len(rows)  # rounding: less than 1 a customer, always
@@ -76,7 +76,8 @@ def test_a_rounds_sum_is_the_sum_of_the_silos_contributions(
 def newton_like(study: Study, benchmark: Benchmark) -> Callable[[Floats], Floats]:
     """The fixed-Hessian direction from everybody's inputs pooled."""
     x = np.concatenate([np.hstack([d.inputs, np.ones((len(d.labels), 1))]) for d in benchmark.train.values()])
-    n, p = x.shape
+    x *= np.minimum(1.0, study.curvature_clip / np.linalg.norm(x, axis=1, keepdims=True))
+    n, p = float((x[:, -1] ** 2).sum()), x.shape[1]
     level = 2 * study.privacy.sigma_curvature / 2.0**study.privacy.scale_bits_curvature  # σ of four shares
     values, vectors = np.linalg.eigh(x.T @ x / n)
     hessian = vectors @ np.diag(np.maximum(values, 3 * level * np.sqrt(p) / n)) @ vectors.T / 4
@@ -150,7 +151,7 @@ def test_the_same_draft_starts_from_the_same_weights_and_split(
 def test_the_nodes_sent_sums_of_this_model(noiseless: tuple[World, Simulated, Benchmark]) -> None:
     _, run, _ = noiseless
     study = run.study
-    p = len(study.features) + 1
+    p = study.inputs + 1
     length = {
         "curvature": p * (p + 1) // 2,
         "train": study.parameters + 1,

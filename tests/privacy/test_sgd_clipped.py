@@ -241,6 +241,40 @@ def test_a_weight_used_outside_its_layer_is_noticed() -> None:
         clipped_gradient_sum(module, CROSS_ENTROPY, x, y, clip=0.1)
 
 
+def test_what_opacus_gives_is_looked_at_too() -> None:
+    """Around a layer that only Opacus serves: a weight used behind it, rows mixed before it."""
+
+    class Behind(networks.Sequences):
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = super().forward(x) @ self.last.weight[:, :1]
+            return out
+
+    class Before(networks.Sequences):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x - x.mean(0) * torch.tanh(self.last(x[:, 0, :3])).mean())
+
+    for module, match in ((Behind(nn.RNN), "outside that layer"), (Before(nn.RNN), "mixes rows")):
+        with pytest.raises(InputError, match=match):
+            clipped_gradient_sum(module.double(), CROSS_ENTROPY, inputs("LSTM", 9), labels(9), clip=1.0)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize("rows", [networks.STEPS, 9])
+def test_recurrent_layers_may_have_time_first(kind: Any, rows: int) -> None:
+    class TimeFirst(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell = kind(FEATURES, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.cell(x.transpose(0, 1))[0][-1]
+            return out
+
+    module, x, y = TimeFirst().double(), inputs("LSTM", rows), labels(rows)
+    total, _ = clipped_gradient_sum(module, CROSS_ENTROPY, x, y, clip=0.2)
+    assert relative(total, clipped(by_customer(module, x, y, None), 0.2)) < 1e-10
+
+
 class Mixing(nn.Module):
     """Takes the mean over rows away: every row moves all others'."""
 

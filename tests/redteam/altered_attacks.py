@@ -160,9 +160,9 @@ def _old_models() -> dict[str, str]:
         opened = rehearsal.play_round(1, rehearsal.weights)
         play_on = {"boxes": False, "previous": opened.notice()[0]}
         shown = opened.notice()[1]
-        first = train.State.start(np.frombuffer(rehearsal.weights, "<f8").astype(np.float64))
+        first = train.State.start(rehearsal.case.study)
         state = train.advance(first, 1, opened.total, rehearsal.case.study, len(opened.survivors))
-        true = state.weights.astype("<f8").tobytes()
+        true = state.sent.astype("<f8").tobytes()
         silo = VICTIM
         for what, model in {
             "moved": other_weights(rehearsal),

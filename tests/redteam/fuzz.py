@@ -62,7 +62,7 @@ class Stand:
     def build(cls, state: str) -> Stand:
         folder = scratch()
         stand = cls("fresh", folder, Rehearsal(copy_of(original(), folder / "world"), make_draft()))
-        stand.model = train.State.start(np.frombuffer(stand.play.weights, "<f8").astype(np.float64))
+        stand.model = train.State.start(stand.play.case.study)
         while stand.state != state:
             stand.advance()
         stand.look()
@@ -95,7 +95,7 @@ class Stand:
         """The model as it is now, and behind it the sum opened last."""
         assert self.model is not None
         shown = b"" if self.last is None else self.last.notice()[1]
-        return self.model.weights.astype("<f8").tobytes() + shown
+        return self.model.sent.astype("<f8").tobytes() + shown
 
     def vector_request(self, silo: str, number: int, *, boxes: bool) -> m.VectorRequest:
         previous = None if self.last is None else self.last.notice()[0]

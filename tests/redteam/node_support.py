@@ -20,7 +20,7 @@ from support.orders import copy_of, make_draft, small_world
 from support.sums import scratch
 
 from foedus.clients.app import SiloApp
-from foedus.clients.features import Dataset, Side
+from foedus.clients.features import Raw, Side
 from foedus.clients.trainer import Trainer
 from foedus.demo.world import World
 from foedus.federation import messages as m
@@ -56,13 +56,18 @@ def play(**options: Any) -> Iterator[Rehearsal]:
 
 _rho_to_epsilon = functools.cache(zcdp.rho_to_epsilon)
 _dataset = Trainer.dataset
-_tables: dict[bytes, Dataset] = {}
+_tables: dict[bytes, Raw] = {}
 
 
-def _dataset_once(self: Trainer, side: Side, cohort: pd.DataFrame) -> Dataset:
+def _dataset_once(self: Trainer, side: Side, cohort: pd.DataFrame) -> Raw:
     """`Trainer.dataset`, remembered by all that it depends on."""
     about = self.study.model_dump_json(include={"table", "label", "split", "features"})
-    parts = (self.home.table.read_bytes(), about.encode(), side.encode(), *map(str.encode, cohort["subject"]))
+    parts = (
+        self.source.table.read_bytes(),
+        about.encode(),
+        side.encode(),
+        *map(str.encode, cohort["subject"]),
+    )
     content = hashlib.sha256(f"{self.retention_days}".encode())
     for part in parts:
         content.update(hashlib.sha256(part).digest())

@@ -104,8 +104,8 @@ def _overhear(**weak: Any) -> tuple[Ear, dict[str, float], int]:
     def spied(self: Trainer, plan: RoundPlan, dataset: Any, weights: Any) -> Any:
         source = contribution(self, plan, dataset, weights)
         vector = source.values
-        ear.vectors.setdefault(self.home.party, []).append((vector, plan))
-        counts = ear.counts.setdefault(self.home.party, set())
+        ear.vectors.setdefault(self.source.party, []).append((vector, plan))
+        counts = ear.counts.setdefault(self.source.party, set())
         counts |= {len(dataset.customers), int(np.sum(dataset.labels))}
         if plan.task == "evaluate":
             counts |= {int(n) for n in vector // 2**plan.scale_bits}

@@ -19,9 +19,9 @@ from foedus.demo.simulate import prepare
 from foedus.demo.world import World
 from foedus.documents import Envelope
 from foedus.federation import messages as m
-from foedus.federation import models
 from foedus.federation.secure_sum import Sum
 from foedus.federation.study import Draft
+from foedus.federation.tasks import train
 from foedus.privacy.ledger import Ledger
 from foedus.privacy.secagg.aggregator import Aggregator
 from foedus.privacy.secagg.keys import Context, Roster
@@ -92,8 +92,8 @@ class Rehearsal:
 
     @property
     def weights(self) -> bytes:
-        study = self.case.study
-        return models.initial(study.model, len(study.features)).astype("<f8").tobytes()
+        """What a node is sent before the first round: the initial weights, and what stands in for statistics."""
+        return train.State.start(self.case.study).sent.astype("<f8").tobytes()
 
     def set_up(self) -> None:
         """Both set-up trips, with every silo."""
