@@ -24,7 +24,7 @@ from foedus.clients.features import Dataset, Side
 from foedus.clients.trainer import Trainer
 from foedus.demo.world import World
 from foedus.federation import messages as m
-from foedus.privacy import accountant
+from foedus.privacy.accountant import zcdp
 
 VICTIM = "aster-music"
 TRAIN = 2  # the first training round; round 1 is of curvature
@@ -54,7 +54,7 @@ def play(**options: Any) -> Iterator[Rehearsal]:
         yield Rehearsal(copy, make_draft(), **options)
 
 
-_rho_to_epsilon = functools.cache(accountant.rho_to_epsilon)
+_rho_to_epsilon = functools.cache(zcdp.rho_to_epsilon)
 _dataset = Trainer.dataset
 _tables: dict[bytes, Dataset] = {}
 
@@ -85,7 +85,7 @@ def quiet() -> Iterator[None]:
     try:
         with (
             warnings.catch_warnings(),
-            patch.object(accountant, "rho_to_epsilon", _rho_to_epsilon),
+            patch.object(zcdp, "rho_to_epsilon", _rho_to_epsilon),
             patch.object(Trainer, "dataset", _dataset_once),
         ):
             warnings.filterwarnings("ignore", "The 'future.infer_string' option")
