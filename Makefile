@@ -19,7 +19,7 @@ export FLWR_TELEMETRY_ENABLED = 0
 export FLWR_DISABLE_UPDATE_CHECK = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test redteam check install clean bench-secagg bench-trips redteam-rivals
+.PHONY: demo test redteam check install clean bench-accountant bench-secagg bench-trips redteam-rivals
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "foedus needs Python 3.11 or newer")'
@@ -66,6 +66,10 @@ redteam-rivals: $(RIVALS_STAMP)
 # Minutes: stock Flower takes ten seconds and more for a trip. Exits non-zero on a miss.
 bench-trips: $(STAMP)
 	$(BIN)/python benchmarks/trips.py --write docs/benchmarks/trips.md $(BENCH_ARGS)
+
+# Both rivals are installed anyway: dp-accounting and Opacus. A minute of CPU.
+bench-accountant: $(STAMP)
+	$(BIN)/python benchmarks/accountant.py $(BENCH_ARGS)
 
 clean:
 	rm -rf $(VENV) $(RIVALS) foedus-demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -206,5 +206,5 @@ def from_json(value: Any) -> Event:
 
 
 def _positive(name: str, value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise InputError(f"{name} must be positive and finite, not {value}")
+    if not 1e-50 < value < 1e50:  # and so is everything that is computed from it
+        raise InputError(f"{name} must be positive and finite (1e-50 to 1e50), not {value}")

@@ -22,6 +22,8 @@ Cells = tuple[Array, Array]  # masses, and bounds of their rounding errors
 _U = 2.0**-53
 _STEPS = 32  # grid steps to a standard deviation, at least
 _LONGEST = 2**16
+LEAST = 1e-3  # less noise than this is taken for none
+_MOST = 1e8  # and more for this much: it costs no less
 _REACH = 9.3  # deviations beyond which a Gaussian has less than 1e-20
 
 
@@ -48,13 +50,13 @@ class Pair:
 
 @lru_cache(maxsize=64)
 def pair(event: PoissonSampled | Laplace, count: int) -> Pair:
-    """`count` runs of an event."""
+    """`count` runs of an event whose noise multiplier is at least `LEAST`."""
     return (_laplace(event) if isinstance(event, Laplace) else _sampled(event)).power(count)
 
 
 def _sampled(event: PoissonSampled) -> Pair:
     """Removed: P = (1 − q)N(0, σ²) + qN(1, σ²), Q = N(0, σ²); the loss rises with x. Added: P and Q change places."""
-    q, sigma = event.sampling_probability, event.event.noise_multiplier
+    q, sigma = event.sampling_probability, min(event.event.noise_multiplier, _MOST)
     from scipy.special import ndtr  # 0.2 s: not for `foedus --help`
 
     def loss(x: float) -> float:
@@ -84,7 +86,7 @@ def _laplace(event: Laplace) -> Pair:
 
     Between −e and e: P[L ≥ l] = 1 − ½e^{−(e−l)/2},  Q[L ≥ l] = ½e^{−(e+l)/2}.
     """
-    e = 1 / event.noise_multiplier
+    e = 1 / min(event.noise_multiplier, _MOST)
     step = _step(min(e, 2.0), 2 * e)
     last = math.floor(e / step) + 1
     edges = np.arange(-last, last + 1) * step

@@ -12,7 +12,7 @@ from ...errors import InputError
 from ..events import DistributedDiscreteGaussian, Event, Gaussian, Laplace, NonPrivate, PoissonSampled
 from .duty import check_count, check_delta
 from .gaussian import gaussian_delta, least_epsilon
-from .pairs import Pair, pair
+from .pairs import LEAST, Pair, pair
 from .zcdp import ORDERS
 
 _APART = 16
@@ -61,7 +61,10 @@ class PLD:
             self._mu2 += count / event.noise_multiplier**2
             self._rho += count * 0.5 / event.noise_multiplier**2
         elif isinstance(event, PoissonSampled | Laplace):
-            if count:
+            noise = event.noise_multiplier if isinstance(event, Laplace) else event.event.noise_multiplier
+            if count and noise < LEAST:  # a loss of 1,000 and more: no grid for it, and nobody's privacy
+                self._non_private = True
+            elif count:
                 self._rho = math.inf
                 self._runs += count
                 self._composed = None

@@ -182,6 +182,8 @@ def test_one_sampled_gaussian_is_never_below_the_exact_curve(q: float, sigma: fl
 
 @settings(max_examples=40, deadline=None)
 @given(noise=st.floats(1e-2, 1e4))
+@example(noise=1e-3)
+@example(noise=1e8)
 def test_one_laplace_is_never_below_the_exact_curve_and_close(noise: float) -> None:
     side = pair(Laplace(noise), 1).remove
     for part in (0.0, 0.1, 0.5, 0.9, 0.999, 1.0):
@@ -255,13 +257,22 @@ def test_a_tail_is_resolved_far_below_double_precision() -> None:
 
 
 @pytest.mark.parametrize("q", [1e-12, 1e-4, 0.5, 1 - 1e-12])
-@pytest.mark.parametrize("sigma", [1e-3, 0.02, 0.2, 1.0, 50.0, 1e8])
+@pytest.mark.parametrize("sigma", [2e-50, 1e-3, 0.02, 0.2, 1.0, 50.0, 1e8, 9e49])
 def test_no_setting_breaks_it(q: float, sigma: float) -> None:
     for count in (1, 1000):
         accountant = PLD()
         accountant.compose(PoissonSampled(q, Gaussian(sigma)), count)
         assert 0 <= accountant.epsilon(1e-5) <= accountant.epsilon(1e-9)
         assert accountant.epsilon(0.999) <= accountant.epsilon(1e-5)
+
+
+@pytest.mark.parametrize("event", [PoissonSampled(0.01, Gaussian(9e-4)), Laplace(9e-4)])
+def test_next_to_no_noise_is_no_privacy(event: Event) -> None:
+    accountant = PLD([Gaussian(1.0)])
+    accountant.compose(event, 0)
+    assert accountant.epsilon(1e-5) < 5
+    accountant.compose(event)
+    assert accountant.epsilon(1e-5) == math.inf and accountant.delta(1e6) == 1
 
 
 # ── calibration ──────────────────────────────────────────────────────────────────────────────────
