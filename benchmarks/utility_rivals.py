@@ -43,7 +43,7 @@ class Recipe:
     adam: bool = False
 
 
-CENTRAL = {"LR": Recipe(30, 0.4, 0.3), "MLP": Recipe(30, 0.4, 0.3)}
+CENTRAL = {"LR": Recipe(30, 0.4, 0.3), "MLP": Recipe(30, 0.08, 0.3, adam=True)}
 LOCAL = {"LR": Recipe(30, 0.1, 0.3, rounds=30), "MLP": Recipe(30, 0.03, 0.3, rounds=30, adam=True)}
 """One local epoch a round, as in Flower's example."""
 
