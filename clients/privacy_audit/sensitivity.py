@@ -22,7 +22,7 @@ from .canaries import some
 Floats = npt.NDArray[np.float64]
 _COMPANY = 40  # customers that stay while one comes and goes
 _SUSPECTS = 3  # of the silo's own customers, those with most rows, and those with the longest
-_DITHERS = (0.0, 0.5, 1 - 2.0**-32)
+_DITHERS = (0.0, 1 - 2.0**-32)  # rounding down and rounding up
 
 
 @dataclass(frozen=True)
