@@ -2,6 +2,7 @@
 #   make demo    the whole federation on this machine, one node killed, a verified result
 #   make test    types, style, floors, every test
 #   make redteam every attack of the red team, as a table; some start real processes
+#   make bench-noise, bench-accountant, bench-dpsgd, bench-utility   see benchmarks/README.md
 # Against others' released packages, which it installs beside (.venv-rivals):
 #   make bench-secagg     our secure sum and theirs, timed in one run; fails if a bar is missed
 #   make redteam-rivals   the attacks ours is tested with, on theirs
@@ -82,7 +83,7 @@ bench-utility: $(STAMP)
 
 # A minute of CPU. Both rivals are installed anyway: dp-accounting and Opacus.
 bench-accountant: $(STAMP)
-	$(BIN)/python benchmarks/accountant.py --write docs/benchmarks/accountant.md $(BENCH_ARGS)
+	$(BIN)/python benchmarks/accountant.py $(BENCH_ARGS)
 
 clean:
 	rm -rf $(VENV) $(RIVALS) foedus-demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import socket
 import zipfile
 from collections.abc import Callable, Iterator
@@ -123,7 +124,7 @@ def test_every_command_has_help_with_an_example(words: str, foedus: Foedus) -> N
 @pytest.mark.parametrize("words", sorted(COMMANDS))
 def test_every_example_is_a_call_that_parses(words: str) -> None:
     example = next(line for line in (COMMANDS[words].help or "").splitlines() if "Example: " in line)
-    called = example.partition("Example: foedus ")[2].partition(" > ")[0].split()
+    called = shlex.split(example.partition("Example: foedus ")[2].partition(" > ")[0])
     assert called[: len(words.split())] == words.split()
     COMMANDS[words].make_context(words, called[len(words.split()) :])
 

@@ -9,7 +9,7 @@ summand is increasing in l and convex in e^{−l}. Everything below only ever do
 by a bound of its rounding error. docs/protocols/accounting.md has the argument.
 
 The step of a grid is a power of two, so that a grid holds every coarser one. It follows the width of
-what it holds: 32 to 64 steps to a standard deviation, which costs 1e-4 of ε, whatever is composed.
+what it holds: 32 to 64 steps to a standard deviation, which costs some 1e-4 of ε, whatever is composed.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ Array = npt.NDArray[np.float64]
 _U = 2.0**-53
 _FINE = 64  # steps to a standard deviation, at most
 _LONGEST = 2**16  # grid points; a heavier tail gets a coarser step
+_SHORTEST = 512  # grid points not worth saving
 _UPPER = 1e-20  # mass of the upper tail that may become infinite at each composition
 _LOWER = 1e-9  # mass of the lower tail that may be moved up to one point
 _TILT = 2.0  # standard deviations by which a composition is shifted before it is transformed
@@ -79,7 +80,7 @@ class Losses:
         """The same on the grid that its width asks for."""
         losses = self
         while len(losses.mass) > _LONGEST or (
-            losses.variance > (_FINE * losses.step) ** 2 and len(losses.mass) > 8
+            losses.variance > (_FINE * losses.step) ** 2 and len(losses.mass) > _SHORTEST
         ):
             losses = losses.coarser()
         return losses
@@ -108,7 +109,7 @@ class Losses:
         """
         step = max(self.step, other.step)
         one, two = self.at(step), other.at(step)
-        theta, (first, second) = _tilt(one, two)
+        theta, centre, (first, second) = _tilt(one, two)
         scale = float(first.sum()) * float(second.sum())
         first, second = first / first.sum(), second / second.sum()
         length = len(first) + len(second) - 1
@@ -119,10 +120,9 @@ class Losses:
         norms = float(np.linalg.norm(first)), float(np.linalg.norm(second))
         error = 8 * _U * (math.log2(size) + 1) * (sum(norms) + min(norms))
         low = one.low + two.low
-        losses = (low + np.arange(length)) * step
-        # rounding of the weights themselves: relative, some units each
+        # The weights were exponentials of whole multiples of θ·step, and so are these: they cancel but for some units.
         with np.errstate(over="ignore"):  # at the low end, where `trimmed` takes off whatever is too much
-            back = np.exp(-theta * (losses - one.mean - two.mean)) * (scale * (1 + 1e-12))
+            back = np.exp(-theta * step * (low - centre + np.arange(length))) * (scale * (1 + 1e-12))
             mass = np.maximum(product + error, 0.0) * back
         total = float(one.mass.sum()) * float(two.mass.sum()) * (1 + 1e-12)
         infinite = one.infinite + two.infinite * (1 - one.infinite) * (1 + 8 * _U)
@@ -130,16 +130,23 @@ class Losses:
         return joined.trimmed(min(total, 1.0)).fitted()
 
 
-def _tilt(one: Losses, two: Losses) -> tuple[float, tuple[Array, Array]]:
-    """θ and the tilted masses of both. Any θ is sound; a larger one makes the upper tail more exact, the lower one less."""
+def _tilt(one: Losses, two: Losses) -> tuple[float, int, tuple[Array, Array]]:
+    """θ, the grid point of the sum where the weight is 1, and the tilted masses of both, on the same grid.
+
+    Any θ is sound; a larger one makes the upper tail more exact and the lower one less.
+    """
     deviation = math.sqrt(one.variance + two.variance)
+    centres = [round(side.mean / side.step) for side in (one, two)]
     if deviation == 0:
-        return 0.0, (one.mass, two.mass)
+        return 0.0, sum(centres), (one.mass, two.mass)
     reach = float(one.values[-1] + two.values[-1]) - one.mean - two.mean
-    theta = min(_TILT / deviation, 60 / max(reach, deviation))
+    theta = min(_TILT / deviation, 60 / max(reach, deviation, one.step))
     with np.errstate(over="ignore", invalid="ignore"):
         while True:
-            first, second = (side.mass * np.exp(theta * (side.values - side.mean)) for side in (one, two))
+            first, second = (
+                side.mass * np.exp(theta * side.step * (side.low - centre + np.arange(len(side.mass))))
+                for side, centre in zip((one, two), centres, strict=True)
+            )
             if math.log(first.sum()) + math.log(second.sum()) <= _TILT_LOG:  # false of inf and nan
-                return theta, (first, second)
+                return theta, sum(centres), (first, second)
             theta /= 2

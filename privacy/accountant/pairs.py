@@ -20,7 +20,7 @@ from .losses import Losses
 Array = npt.NDArray[np.float64]
 Cells = tuple[Array, Array]  # masses, and bounds of their rounding errors
 _U = 2.0**-53
-_STEPS = 32  # grid steps to a standard deviation, at least
+_STEPS = 16  # grid steps to a standard deviation, at least
 _LONGEST = 2**16
 LEAST = 1e-3  # less noise than this is taken for none
 _MOST = 1e8  # and more for this much: it costs no less
@@ -87,7 +87,7 @@ def _laplace(event: Laplace) -> Pair:
     Between −e and e: P[L ≥ l] = 1 − ½e^{−(e−l)/2},  Q[L ≥ l] = ½e^{−(e+l)/2}.
     """
     e = 1 / min(event.noise_multiplier, _MOST)
-    step = _step(min(e, 2.0), 2 * e)
+    step = _step(min(e, 2.0) / 8, 2 * e)  # finer: where its losses end is seen in ε, and the grid is short
     last = math.floor(e / step) + 1
     edges = np.arange(-last, last + 1) * step
     inside = np.clip(edges, -e, e)

@@ -152,7 +152,7 @@ class Way:
         if len(inputs) != 1 or inputs[0].dim() != 2:
             self._links = None
         if self._links is not None:
-            self.parameters, self.block = chain.trainable(self._links), BLOCK
+            self.parameters, self.block = chain.trainable(self._links), 4 * BLOCK  # keeps little
             return
         self.parameters = check_module(module)
         self._formulas = checked.get(module)

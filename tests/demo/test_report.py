@@ -22,6 +22,7 @@ from foedus.demo import plots, report, screen
 from foedus.demo.reference import Row
 from foedus.demo.result import Partner, Result, Round
 from foedus.federation import study as studies
+from foedus.federation.study import Training
 from foedus.federation.verification import Check
 
 SCRIPT = "<script>alert(1)</script>"
@@ -46,7 +47,9 @@ VOID = {"meta", "br", "link", "img", "hr", "input"}
 def result() -> Result:
     """A killed partner, rounds and models without an AUC, and hostile text wherever text is free."""
     envelope, treaty, keys = make_treaty(4, name=f"Treaty & {SCRIPT} {CONTROL}")
-    signed = make_study(envelope, treaty, keys, title=f'Who leaves? "{SCRIPT}" {CONTROL}')
+    signed = make_study(
+        envelope, treaty, keys, title=f'Who leaves? "{SCRIPT}" {CONTROL}', training=Training(rounds=8)
+    )
     study = studies.parse(signed)
     rows = [
         Row("federated, distributed DP", 0.85312, 0.96341, 0.56251, 17404),

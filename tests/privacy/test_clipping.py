@@ -16,7 +16,7 @@ from support.treaties import make_draft, make_treaty
 from foedus.compliance.treaty import Treaty
 from foedus.errors import InputError
 from foedus.federation.rounds import row_bound
-from foedus.federation.study import Study, Training, resolve
+from foedus.federation.study import Study, Training, resolve, shape_of
 from foedus.federation.tasks import evaluate, train
 from foedus.privacy.clipping import clip_factors, clipped_sum
 from foedus.privacy.noise import Keystream
@@ -112,17 +112,17 @@ def test_a_customers_row_stays_within_the_sensitivity_the_study_is_priced_at(
     gradients: Floats, inputs: Floats, score: float, label: int, clip: float
 ) -> None:
     study, treaty = priced(clip)
-    products = train.curvature(inputs)
+    products = train.curvature(inputs, study.curvature_clip)
     cells = evaluate.contributions(np.array([score]), np.array([label]), study)
     assert cells.sum() == 1
     for number, task in enumerate(study.tasks, 1):
         plan = study.round(number, treaty)
         scale = 2**plan.scale_bits
         if task == "train":
-            rows, bound = train.contributions(gradients, clip), row_bound(clip)
+            rows, bound = train.contributions(gradients, study.clip), row_bound(study.clip)
             sums = [clipped_sum(row[None, :], bound, scale, Keystream()) for row in rows]
         elif task == "curvature":
-            bound = math.sqrt(products.shape[1])
+            bound = shape_of(study, "curvature").bound
             sums = [clipped_sum(row[None, :], bound, scale, Keystream()) for row in products]
         else:
             sums = [cells[0] * scale]
