@@ -100,7 +100,7 @@ def audit_privacy(
         typer.Option("--dir", help="The silos that `foedus simulate --dir` kept here.", show_default=False),
     ] = None,
     silos: Annotated[int, typer.Option(help="How many partners to deal the orders to.", min=3, max=8)] = 4,
-    canaries: Annotated[int, typer.Option(help="Made-up customers to guess about; more see more.")] = 1000,
+    canaries: Annotated[int, typer.Option(help="Made-up customers to guess about; more see more.")] = 5000,
     delta: Annotated[
         float | None, typer.Option(help="The δ at which ε is claimed.", show_default="the study's")
     ] = None,
@@ -108,7 +108,7 @@ def audit_privacy(
 ) -> None:
     """Attack a study's privacy in simulation: plant canaries, guess who was in, check noise and clipping.
 
-    Exits 0 if every claim holds, 4 if one is refuted. Takes a minute or so; all randomness is fresh.
+    Exits 0 if every claim holds, 4 if one is refuted. Takes a minute or two; all randomness is fresh.
 
     Example: foedus audit-privacy examples/churn.yaml --out audit.json
     """

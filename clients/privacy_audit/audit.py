@@ -99,7 +99,7 @@ def audit(
     treaty: Treaty,
     silos: Mapping[str, Silo],
     *,
-    canaries: int = 1000,
+    canaries: int = 5000,
     delta: float | None = None,
     sampler: Sampler = discrete_gaussian,
     note: Callable[[int, int], None] = lambda done, of: None,

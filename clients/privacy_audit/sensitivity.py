@@ -22,7 +22,7 @@ from .canaries import some
 Floats = npt.NDArray[np.float64]
 _COMPANY = 40  # customers that stay while one comes and goes
 _SUSPECTS = 3  # of the silo's own customers, those with most rows, and those with the longest
-_DITHERS = (0.0, 0.5, 1 - 2.0**-32)
+_DITHERS = (0.0, 1 - 2.0**-32)  # rounding down and rounding up
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class _Constant(Keystream):
 
 
 def sensitivity(study: Study, treaty: Treaty, silos: Mapping[str, Silo]) -> list[Moved]:
-    """The worst customer of each task, over all silos: the silo's own, and made-up ones with extreme rows.
+    """The worst customer of each task: of each silo's own, and made-up ones with extreme rows at one silo.
 
     A customer is all rows that bear its name. The models tried are the first one and one of huge weights,
     whose gradients are as long as gradients get. A customer whom the code refuses has moved nothing.
@@ -57,13 +57,17 @@ def sensitivity(study: Study, treaty: Treaty, silos: Mapping[str, Silo]) -> list
     signs = np.where(np.arange(start.weights.size) % 2, 1.0, -1.0)
     sent = (start.sent, replace(start, weights=start.weights + 50.0 * signs).sent)
     worst = {task: Moved(task, 0.0, "nobody", 0) for task in plans}
-    for silo in silos.values():
+    # To a made-up customer one silo is like another, but for how many rows customers have there.
+    strangers_at = max(silos, key=lambda name: _most_rows(silos[name].dataset("train")))
+    for where, silo in silos.items():
         for task, plan in plans.items():
             dataset = silo.dataset(side_of(plan))
             # What the price assumes of a customer of one partner.
             bound = plan.sensitivity / plan.mode.sensitivity(1.0, treaty.overlap.max_partners_per_customer)
             for model in sent:
-                for name, crowd in _crowds(silo.trainer, plan, dataset, model):
+                for name, crowd in _crowds(
+                    silo.trainer, plan, dataset, model, strangers=where == strangers_at
+                ):
                     moved = _distance(silo.trainer, plan, crowd, name, model)
                     so_far = worst[task]
                     worst[task] = (
@@ -74,8 +78,15 @@ def sensitivity(study: Study, treaty: Treaty, silos: Mapping[str, Silo]) -> list
     return list(worst.values())
 
 
-def _crowds(trainer: Trainer, plan: RoundPlan, dataset: Raw, sent: Floats) -> Iterator[tuple[str, Raw]]:
-    """(customer to watch, a small data set with it in)."""
+def _most_rows(dataset: Raw) -> int:
+    """The most rows that a customer has."""
+    return int(np.unique(dataset.customers, return_counts=True)[1].max(initial=0))
+
+
+def _crowds(
+    trainer: Trainer, plan: RoundPlan, dataset: Raw, sent: Floats, *, strangers: bool
+) -> Iterator[tuple[str, Raw]]:
+    """(customer to watch, a small data set with it in); with `strangers`, made-up customers too."""
     names, counts = np.unique(dataset.customers, return_counts=True)
     if not len(names):
         return
@@ -86,6 +97,8 @@ def _crowds(trainer: Trainer, plan: RoundPlan, dataset: Raw, sent: Floats) -> It
         suspects += list(names[np.argsort(-lengths, kind="stable")[:_SUSPECTS]])
     for name in dict.fromkeys(suspects):
         yield str(name), some(dataset, np.isin(dataset.customers, [*company, name]))
+    if not strangers:
+        return
     crowd = some(dataset, np.isin(dataset.customers, company))
     width = dataset.values.shape[1]
     signs = np.where(np.arange(width) % 2, 1.0, -1.0)

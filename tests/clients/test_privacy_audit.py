@@ -17,6 +17,7 @@ import pytest
 from support.orders import order_log
 from support.treaties import make_treaty
 
+from foedus.clients import trainer
 from foedus.clients.features import Raw
 from foedus.clients.privacy_audit import Report, audit
 from foedus.clients.rehearsal import Silo
@@ -27,7 +28,7 @@ from foedus.errors import InputError
 from foedus.federation.modes import MODES
 from foedus.federation.rounds import RoundPlan
 from foedus.federation.schema import CategoryColumn, ChurnLabel, ColumnLabel, NumberColumn, Split
-from foedus.federation.study import Draft, DraftPrivacy, EarlyStopping, Study, Training, price, resolve
+from foedus.federation.study import Draft, DraftPrivacy, EarlyStopping, Model, Study, Training, price, resolve
 from foedus.federation.tasks import train
 from foedus.privacy.noise import Keystream, discrete_gaussian
 
@@ -52,8 +53,8 @@ class Scene:
         """The same shops, with a trainer that has a fault."""
         silos = {}
         for name, silo in self.silos.items():
-            trainer = kind(silo.trainer.source, self.study, self.treaty.retention_days)
-            silos[name] = Silo(trainer, silo.cohort)
+            faulty = kind(silo.trainer.source, self.study, self.treaty.retention_days)
+            silos[name] = Silo(faulty, silo.cohort)
         return dataclasses.replace(self, silos=silos)
 
 
@@ -182,7 +183,7 @@ def test_half_the_noise_is_seen_in_the_noise_and_in_what_the_canaries_give_away(
 
 def test_a_twelfth_of_the_noise_is_proven_by_guessing_alone() -> None:
     weak = scene(churn_draft(epsilon=1.5), order_log(120).frame, overlap=ALONE)
-    report = weak.audit(lambda s, n, stream: discrete_gaussian(s // 12, n, stream), canaries=1200)
+    report = weak.audit(lambda s, n, stream: discrete_gaussian(s // 12, n, stream), canaries=800)
     assert report.steinke > report.epsilon
     assert {"one-run audit", "Gaussian fit", "size of the noise"} <= refuted(report)
 
@@ -256,6 +257,22 @@ def test_rows_clipped_one_by_one_where_a_customer_has_three_are_seen(
     assert {"sensitivity, train", "sensitivity, curvature"} <= refuted(report)
     found = next(x.found for x in report.lines if x.name == "sensitivity, train")
     assert float(found.split()[0]) > 2.9
+
+
+def test_a_network_whose_gradients_are_clipped_ten_times_too_long_is_seen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    draft = churn_draft().model_copy(
+        update={
+            "model": Model(kind="mlp", hidden=3),
+            "training": Training(optimiser="adam", rounds=3),
+        }
+    )
+    network = scene(draft, order_log(120).frame, overlap=ALONE)
+    assert refuted(network.audit(canaries=100)) == set()
+    real = trainer.clipped_gradient_sum
+    monkeypatch.setattr(trainer, "clipped_gradient_sum", lambda *a: real(*a[:-1], 10 * a[-1]))
+    assert refuted(network.audit(canaries=100)) == {"sensitivity, train"}
 
 
 class Twice(Trainer):
