@@ -170,7 +170,11 @@ def advance(state: State, number: int, total: Integers, study: Study, silos: int
     """The state after round `number`, whatever that round was for, summed over so many silos."""
     task = study.tasks[number - 1]
     if task == "statistics":
-        noise = study.privacy.sigma_statistics / 2.0**study.privacy.scale_bits_statistics * np.sqrt(silos)
+        noise = (
+            study.privacy.sigma_statistics
+            / 2.0**study.privacy.scale_bits_statistics
+            * study.privacy.mode.spread(silos)
+        )
         return replace(state, statistics=statistics.learn(total, study, float(noise)))
     if task == "curvature":
         return learn_curvature(state, total, study, silos)

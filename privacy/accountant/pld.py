@@ -151,4 +151,4 @@ def _concentrated_delta(rho: float, epsilon: float) -> float:
         return 1.0
     a = _ORDERS
     exponents = (a - 1) * (a * rho - epsilon) + a * np.log1p(-1 / a) - np.log(a - 1)
-    return min(1.0, math.exp(float(exponents.min())) * (1 + 1e-9))
+    return min(1.0, math.exp(min(0.0, float(exponents.min()))) * (1 + 1e-9))

@@ -19,7 +19,7 @@ from foedus.errors import FoedusError, InputError, Refused, VerificationError
 from foedus.federation import study as studies
 from foedus.federation.rounds import row_bound
 from foedus.federation.study import DraftPrivacy, Model, Study, Training, check_against, price, resolve
-from foedus.privacy.accountant import ZCDP
+from foedus.privacy.accountant import PLD
 
 DOCUMENT, CONTENT, KEYS = make_treaty(4)
 STUDY = resolve(make_draft(), CONTENT, DOCUMENT.digest)
@@ -167,7 +167,7 @@ def _treaty(n: int, c: int, overlap: int, cohort: int) -> Treaty:
 def test_the_price_is_the_sum_of_the_rounds_events() -> None:
     shares = CONTENT.threshold - CONTENT.colluders
     events = [STUDY.round(n, CONTENT).event(shares) for n in range(1, STUDY.rounds + 1)]
-    assert price(STUDY, CONTENT) == pytest.approx(ZCDP(events).epsilon(STUDY.privacy.delta))
+    assert price(STUDY, CONTENT) == pytest.approx(PLD(events).epsilon(STUDY.privacy.delta))
     one_more = price(STUDY, CONTENT, survivors={1: 4})
     assert one_more < price(STUDY, CONTENT)
 
@@ -286,6 +286,6 @@ def test_a_signed_study_survives_the_wire_and_only_so() -> None:
 def test_an_mlp_is_priced_by_its_size() -> None:
     mlp = make_draft(model=Model(kind="mlp", hidden=8), training=Training(optimiser="adam"))
     study = resolve(mlp, CONTENT, DOCUMENT.digest)
-    assert study.parameters == 12 * 8 + 8 + 1
+    assert study.parameters == 12 * 8 + 8 + 1 + 11  # the linear path beside it
     assert study.round(1, CONTENT).dimension == study.parameters + 1
-    assert study.tasks == ("train",) * 5 + ("evaluate",)
+    assert study.tasks == ("train",) * 120 + ("evaluate",)
