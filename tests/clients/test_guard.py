@@ -28,7 +28,7 @@ from foedus.documents import Envelope, SigningKey, b64
 from foedus.errors import InputError, VerificationError
 from foedus.federation import messages as m
 from foedus.federation.study import Study
-from foedus.privacy.accountant import epsilon_to_rho
+from foedus.privacy.accountant import epsilon_to_mu
 from foedus.privacy.events import DistributedDiscreteGaussian
 from foedus.privacy.ledger import Cap, Ledger
 
@@ -245,13 +245,13 @@ def test_a_cohort_under_the_minimum_is_refused_without_its_size(play: Rehearsal)
 
 def test_a_budget_used_up_is_refused(play: Rehearsal) -> None:
     wide = Cap(1000.0, 1e-5)
-    sigma = 256.0 / math.sqrt(4 * epsilon_to_rho(39.7, 1e-5))
+    sigma = 256.0 / math.sqrt(2) / epsilon_to_mu(39.7, 1e-5)
     event = DistributedDiscreteGaussian(sensitivity=256.0, sigma=sigma, shares=2, dimension=13)
     Ledger(play.home(NODE) / "ledger.db").reserve(
         event, purpose=PURPOSE, study="0" * 64, label="earlier", cap=wide, study_cap=wide
     )
     before = play.spent(NODE)
-    assert 37 < before < 40
+    assert 39 < before < 40
     refusal = assert_refused(play, NODE, play.ask(NODE, keys(play)), "BUDGET_EXCEEDED", before=before)
     assert refusal.message == SILENT  # what others spent here is not the server's business
 

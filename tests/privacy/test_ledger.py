@@ -16,7 +16,7 @@ import pytest
 from support.processes import Forked, Say
 
 from foedus.errors import BudgetExceeded, InputError, Refused, VerificationError
-from foedus.privacy.accountant import ZCDP
+from foedus.privacy.accountant import PLD
 from foedus.privacy.events import DistributedDiscreteGaussian, Event, NonPrivate
 from foedus.privacy.ledger import Cap, Ledger, left
 
@@ -35,7 +35,7 @@ HALF = event(shares=3)  # the same noise with one more share: cheaper
 
 
 def cost(*events: Event) -> float:
-    return ZCDP(events).epsilon(DELTA)
+    return PLD(events).epsilon(DELTA)
 
 
 @pytest.fixture

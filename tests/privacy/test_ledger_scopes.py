@@ -14,7 +14,7 @@ from support.sums import scratch
 
 from foedus.compliance.treaty import PurposeTerms
 from foedus.errors import BudgetExceeded, InputError
-from foedus.privacy.accountant import ZCDP
+from foedus.privacy.accountant import PLD
 from foedus.privacy.events import DistributedDiscreteGaussian, Event
 from foedus.privacy.ledger import Cap, Ledger
 
@@ -28,7 +28,7 @@ def event(sigma: float = 2000.0, shares: int = 2) -> DistributedDiscreteGaussian
 
 
 def cost(*events: Event) -> float:
-    return ZCDP(events).epsilon(DELTA)
+    return PLD(events).epsilon(DELTA)
 
 
 class Clock:

@@ -86,8 +86,8 @@ def test_without_a_sampler_no_sampling_is_claimed() -> None:
 
 
 def test_the_noise_is_what_the_event_says() -> None:
-    """40,000 numbers: 3% more or less noise than said has p < 1e-12; a fair one fails once in 10^9."""
-    clip, multiplier, d = 0.5, 1.5, 40_000
+    """160,000 numbers: 3% more or less noise than said passes once in 10^25; a fair one fails once in 10^9."""
+    clip, multiplier, d = 0.5, 1.5, 160_000
     noise = LocalNoise(clip, multiplier, d)
     total = np.full(d, 0.123)
     drawn = (noise.release(total) - total) / (clip * multiplier)
