@@ -151,7 +151,8 @@ def test_a_simulation_gives_the_same_sum_noise_aside(stage: Stage, tmp_path: Pat
     assert np.abs(noise).max() < 7 * sigma
     assert 0.5 * sigma < noise.std() < 1.6 * sigma
     scale = 2.0**plan.scale_bits
-    assert case.sums[0].total[-1] / scale > 300  # customers: the sums are of data, not of nothing
+    # The constant's square, at most 1 a customer and less where a row was clipped: sums of data, not of nothing.
+    assert case.sums[0].total[-1] / scale > 200
 
 
 def test_nothing_but_the_protocols_messages_left_a_silo(stage: Stage) -> None:
