@@ -43,9 +43,9 @@ class Recipe:
     adam: bool = False
 
 
-CENTRAL = {"LR": Recipe(30, 0.4, 0.3), "MLP": Recipe(30, 0.08, 0.3, adam=True)}
-LOCAL = {"LR": Recipe(30, 0.1, 0.3, rounds=30), "MLP": Recipe(30, 0.03, 0.3, rounds=30, adam=True)}
-"""One local epoch a round, as in Flower's example."""
+CENTRAL = {"LR": Recipe(30, 0.2, 0.3), "MLP": Recipe(30, 0.08, 0.3, adam=True)}
+LOCAL = {"LR": Recipe(30, 0.2, 0.3, rounds=10), "MLP": Recipe(30, 0.04, 0.3, rounds=10, adam=True)}
+"""Each round some local epochs, then plain averaging, as in Flower's example."""
 
 
 def _mu(epsilon: float) -> float:
