@@ -198,10 +198,11 @@ def load_raw(orders: ibis.Table, study: Study, side: Side, cohort: pd.DataFrame,
         check_columns(orders, study.table, study.split)
         as_of = date.fromisoformat(study.label.test_as_of if side == "test" else study.label.train_as_of)
         frame = quantities(orders, study, as_of, cohort, retention_days).to_pyarrow().to_pandas()
-    frame = frame[_on_side(orders, frame["customer"], study, side)]
-    customers = frame["customer"].to_numpy(dtype=np.str_)
+        frame = frame.rename(columns={"customer": CUSTOMER, "churned": _LABEL})
+    frame = frame[_on_side(orders, frame[CUSTOMER], study, side)]
+    customers = frame[CUSTOMER].to_numpy(dtype=np.str_)
     return Raw(
-        customers, *measured(frame, study.features, study.table), frame["churned"].to_numpy(dtype=np.int64)
+        customers, *measured(frame, study.features, study.table), frame[_LABEL].to_numpy(dtype=np.int64)
     )
 
 
@@ -210,15 +211,15 @@ def _on_side(
 ) -> npt.NDArray[np.bool_]:
     split, stopping = study.split, study.training.early_stopping
     if split.by == "column":
-        names, stated = study.table, "test" if side == "test" else "train"
-        members = orders.filter(orders[split.column].cast("string") == stated)
-        chosen = set(
-            members.select(customer=members[names.customer].cast("string"))
-            .distinct()
-            .to_pyarrow()["customer"]
-            .to_pylist()
-        )
-        on = [c in chosen for c in customers]
+        there = set(customers)
+        trained, tested = (_stated(orders, study, word) & there for word in ("train", "test"))
+        if both := trained & tested:
+            raise InputError(
+                f"{len(both)} customers are on both sides of the split: the column {split.column!r} says train"
+                " in one of their rows and test in another",
+                remedy="say the same of a customer in every row, or split by hash",
+            )
+        on = [c in (tested if side == "test" else trained) for c in customers]
     else:
         on = [in_training(str(c), split.salt, split.train) == (side != "test") for c in customers]
     if stopping is not None and side != "test":
@@ -227,11 +228,18 @@ def _on_side(
     return np.array(on, dtype=bool)
 
 
-_CUSTOMER = "customer·"  # no study can name a column so
+def _stated(orders: ibis.Table, study: Study, side: str) -> set[str]:
+    """The customers of whom some row says that they are on this side."""
+    members = orders.filter(orders[study.split.column].cast("string") == side)
+    found = members.select(customer=members[study.table.customer].cast("string")).distinct()
+    return set(found.to_pyarrow()["customer"].to_pylist())
+
+
+CUSTOMER, _LABEL = "customer·", "label·"  # no study can name a column so
 
 
 def _customers(found: ibis.Table, study: Study, cohort: pd.DataFrame) -> pd.DataFrame:
-    """The columns of a study of a table of customers, and the label `churned` beside them."""
+    """The columns of a study of a table of customers, and the label beside them."""
     names, label = study.table, study.label
     if not isinstance(label, ColumnLabel):
         raise InputError("a table of customers is read for a label of kind column")
@@ -246,7 +254,7 @@ def _customers(found: ibis.Table, study: Study, cohort: pd.DataFrame) -> pd.Data
             f"the label {label.column!r} is missing in {unsaid} rows",
             remedy="complete those rows, or leave them out of the table",
         )
-    return frame.assign(churned=(said.astype(str) == label.positive).astype(np.int64))
+    return frame.assign(**{_LABEL: (said.astype(str) == label.positive).astype(np.int64)})
 
 
 def columns(
@@ -257,21 +265,25 @@ def columns(
     *,
     also: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """The features' columns of a table of customers, of those in `cohort`, by `customer`, who may have several rows.
+    """The features' columns of a table of customers, of those in `cohort`, by `CUSTOMER`, who may have several rows.
+
+    Categories come as the text that the SQL engine makes of them, as everything in `also`: that of a whole
+    number is the same whether or not another row of the column is empty.
 
     Args:
-        also: columns wanted beside them, as text.
+        also: columns wanted beside the features'.
     """
+    text = {f.column for f in features if isinstance(f, CategoryColumn)} | set(also)
     wanted = sorted({f.called for f in features} | set(also))
     require(found, names, {"customer": names.customer, **{f"feature {c}": c for c in wanted}})
     consenting = ibis.memtable(pa.table({"subject": pa.array(cohort["subject"].tolist(), pa.string())}))
     rows = found.semi_join(consenting, found[names.customer].cast("string") == consenting.subject)
     chosen = rows.select(
-        **{_CUSTOMER: rows[names.customer].cast("string")},
-        **{c: rows[c].cast("string") if c in also else rows[c] for c in wanted},
+        **{CUSTOMER: rows[names.customer].cast("string")},
+        **{c: rows[c].cast("string") if c in text else rows[c] for c in wanted},
     )
-    frame: pd.DataFrame = chosen.order_by(_CUSTOMER).to_pyarrow().to_pandas()
-    return frame.rename(columns={_CUSTOMER: "customer"})
+    frame: pd.DataFrame = chosen.order_by(CUSTOMER).to_pyarrow().to_pandas()
+    return frame
 
 
 def measured(frame: pd.DataFrame, features: Sequence[AnyFeature], names: Table) -> tuple[Floats, Integers]:
@@ -284,7 +296,8 @@ def measured(frame: pd.DataFrame, features: Sequence[AnyFeature], names: Table) 
     for feature in features:
         if isinstance(feature, CategoryColumn):
             known = {level: place for place, level in enumerate(feature.levels)}
-            codes.append(np.array([known.get(str(v), -1) for v in frame[feature.column]], np.int64))
+            found = frame[feature.column]
+            codes.append(np.array([known.get(v, -1) if isinstance(v, str) else -1 for v in found], np.int64))
             continue
         name, of_column = feature.called, isinstance(feature, NumberColumn)
         numbers = pd.to_numeric(frame[name], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)

@@ -37,8 +37,12 @@ class Follower:
         """The model sent for a round is the one the sums give, if this node has checked them all.
 
         Raises:
-            Refused: it is another.
+            Refused: it is another, or training is over by the sums and the round is none that comes after.
         """
+        if self._state is not None and (self._next is None or number < self._next):
+            raise Refused(
+                "UNKNOWN_ROUND", f"round {number} is not due: by the sums so far training ended before it"
+            )
         if self._next != number:
             self._state = None  # a round was missed
         if self._state is None:

@@ -36,7 +36,7 @@ from ..federation.schema import TAGS, AnyFeature, ChurnLabel, ColumnLabel, Label
 from ..federation.study import Digest, Model, Scaling
 from ..federation.tasks import statistics
 from . import sources
-from .features import columns, history, last_order, measured
+from .features import CUSTOMER, columns, history, last_order, measured
 from .home import Home
 
 KIND = "release"
@@ -131,7 +131,8 @@ def score(home: Home, released: ReleasedModel, as_of: date, treaty: Treaty) -> S
             frame = columns(found, names, released.features, cohort)
         else:
             sources.check_columns(found, names, Split())
-            frame = history(found, names, as_of, cohort, treaty.retention_days).to_pyarrow().to_pandas()
+            told = history(found, names, as_of, cohort, treaty.retention_days)
+            frame = told.to_pyarrow().to_pandas().rename(columns={"customer": CUSTOMER})
         if frame.empty:
             raise InputError(
                 f"no customer with an order before {as_of} consents to {released.purpose}"
@@ -145,7 +146,7 @@ def score(home: Home, released: ReleasedModel, as_of: date, treaty: Treaty) -> S
     learned = np.array(released.learned, dtype=np.float64)
     inputs = statistics.inputs(values, codes, released.features, learned)
     logits = models.scores(released.model, np.array(released.weights, dtype=np.float64), inputs)
-    scored = pd.DataFrame({"customer": frame["customer"].astype("str"), "score": _probability(logits)})
+    scored = pd.DataFrame({"customer": frame[CUSTOMER].astype("str"), "score": _probability(logits)})
     if isinstance(label, ColumnLabel):  # a customer may have several rows
         scored = scored.groupby("customer")["score"].mean().reset_index()
     scored = scored.sort_values(["score", "customer"], ascending=[False, True], ignore_index=True)

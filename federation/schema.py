@@ -106,8 +106,8 @@ class Quantity(Document):
     """
 
     log: bool = False
-    lower: float | None = None
-    upper: float | None = None
+    lower: float | None = Field(default=None, ge=-1e300, le=1e300)
+    upper: float | None = Field(default=None, ge=-1e300, le=1e300)
 
     @property
     def called(self) -> str:

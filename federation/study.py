@@ -58,9 +58,9 @@ class Scaling(Document):
 
     share: float = Field(default=0.1, gt=0, lt=1)
     cells: int = Field(default=128, ge=8, le=4096)
-    unit: float = Field(default=1.0, gt=0, le=1e6)
-    limit: float = Field(default=1e6, gt=0, le=1e12)
-    tail: float = Field(default=0.03, gt=0, lt=0.5)
+    unit: float = Field(default=1.0, ge=1e-9, le=1e6)
+    limit: float = Field(default=1e6, ge=1e-9, le=1e12)
+    tail: float = Field(default=0.03, ge=1e-4, le=0.4)
     margin: float = Field(default=0.25, ge=0, le=10)
 
 

@@ -41,7 +41,8 @@ def contributions(values: Floats, labels: Integers, study: Study) -> Integers:
     rows = np.zeros((len(values), len(chosen) * cells + 2), np.int64)
     at = np.arange(len(values))
     for place, column in enumerate(chosen):
-        cell = np.searchsorted(grid, np.arcsinh(values[:, column] / study.scaling.unit), side="right") - 1
+        within = np.clip(values[:, column], -study.scaling.limit, study.scaling.limit)
+        cell = np.searchsorted(grid, np.arcsinh(within / study.scaling.unit), side="right") - 1
         rows[at, place * cells + np.clip(cell, 0, cells - 1)] = 1
     rows[at, len(chosen) * cells + labels] = 1
     return rows
@@ -128,5 +129,5 @@ def inputs(values: Floats, codes: Integers, features: Sequence[AnyFeature], lear
             low, high = feature.least, feature.upper
         if feature.log:
             x, low, high = np.log1p(np.maximum(x, 0)), float(np.log1p(low)), float(np.log1p(high))
-        columns.append(np.clip((x - low) / (high - low), 0, 1) * 2 - 1)
+        columns.append(np.clip((np.clip(x, low, high) - low) / (high - low), 0, 1) * 2 - 1)
     return np.stack(columns, axis=1)
