@@ -24,18 +24,33 @@ class Activation:
     Args:
         forward: in place on a tensor of ours if `from_output`.
         backward: (gradient, kept) -> gradient; kept is what came out if `from_output`, else what came in.
+        within: as `backward`, written over a gradient of ours: fresh memory costs more than the arithmetic.
     """
 
     forward: Callable[[nn.Module, Tensor], Tensor]
     backward: Callable[[nn.Module, Tensor, Tensor], Tensor]
     from_output: bool
+    within: Callable[[Tensor, Tensor], Tensor] | None = None
 
 
 _KNOWN: dict[type[nn.Module], Activation] = {
-    nn.ReLU: Activation(lambda _, z: torch.relu_(z), lambda _, d, y: _aten.threshold_backward(d, y, 0), True),
-    nn.Tanh: Activation(lambda _, z: torch.tanh_(z), lambda _, d, y: _aten.tanh_backward(d, y), True),
+    nn.ReLU: Activation(
+        lambda _, z: torch.relu_(z),
+        lambda _, d, y: _aten.threshold_backward(d, y, 0),
+        True,
+        lambda d, y: _aten.threshold_backward.grad_input(d, y, 0, grad_input=d),
+    ),
+    nn.Tanh: Activation(
+        lambda _, z: torch.tanh_(z),
+        lambda _, d, y: _aten.tanh_backward(d, y),
+        True,
+        lambda d, y: _aten.tanh_backward.grad_input(d, y, grad_input=d),
+    ),
     nn.Sigmoid: Activation(
-        lambda _, z: torch.sigmoid_(z), lambda _, d, y: _aten.sigmoid_backward(d, y), True
+        lambda _, z: torch.sigmoid_(z),
+        lambda _, d, y: _aten.sigmoid_backward(d, y),
+        True,
+        lambda d, y: _aten.sigmoid_backward.grad_input(d, y, grad_input=d),
     ),
     nn.GELU: Activation(
         lambda m, z: m(z), lambda m, d, z: _aten.gelu_backward(d, z, approximate=m.approximate), False
@@ -104,7 +119,11 @@ class ChainTrace:
             for at in range(len(self._steps) - 1, first - 1, -1):
                 layer, kept = self._steps[at]
                 if not isinstance(layer, nn.Linear):
-                    after = _KNOWN[type(layer)].backward(layer, d, kept)
+                    known = _KNOWN[type(layer)]
+                    if owned and known.within is not None:
+                        d = known.within(d, kept)
+                        continue
+                    after = known.backward(layer, d, kept)
                     owned, d = owned or after is not d, after
                     continue
                 gradient = products(d, layer.weight, kept, layer.bias, owned=owned)

@@ -89,20 +89,22 @@ def summed(
         return np.zeros(sum(p.numel() for p in check_module(module))), 0, 0.0
     way = Way(module, inputs)
     check(way.parameters)
-    total, customers, lost = np.zeros(sum(p.numel() for p in way.parameters)), 0, 0.0
-    missed = np.zeros_like(total)
+    total, missed, customers, lost = np.zeros(0), np.zeros(0), 0, 0.0
     for which, part in blocks(rows, groups, way.block):
         trace = way.through(tuple(x[which] for x in inputs))
         back, losses = _differentiate(loss, trace.outputs, targets[which])
         part_sum = clipped(trace.gradients(back), part, clip, way.parameters)
+        customers += part.count
+        lost += float(losses.sum())
+        if not total.size:
+            total, missed = part_sum, np.zeros_like(part_sum)
+            continue
         sofar = total + part_sum
         # Neumaier 1974: what the addition rounds off is kept, so that many blocks err no more than one.
         missed += np.where(
             np.abs(total) >= np.abs(part_sum), (total - sofar) + part_sum, (part_sum - sofar) + total
         )
         total = sofar
-        customers += part.count
-        lost += float(losses.sum())
     return total + missed, customers, lost
 
 

@@ -83,14 +83,19 @@ def magnitudes(starts: list[int], table: list[Decimal], take: Take) -> list[int]
 
 def taken(product: int, variance: Fraction, w: int, take: Take) -> bool:
     bound = (-decimal(Fraction(product) / (2 * variance))).exp()
-    bits = 64
+    bits = 16
     while (answer := below(decimal(Fraction(w, 2**bits)), Decimal(2) ** -bits, bound)) is None:
         w, bits = w << 64 | take(8), bits + 64
     return answer
 
 
-def block(sigma: Fraction, missing: int, take: Take) -> list[int]:
-    """What one block's next try gives."""
+def low_bytes(shift: int) -> int:
+    """How many are read for the lowest `shift` bits."""
+    return next(count for count in (2, 4, 8) if shift <= 8 * count)
+
+
+def block(sigma: Fraction, missing: int, take: Take) -> list[int | None]:
+    """What one block's next try gives; None where nothing was taken."""
     shift = 0
     while sigma > 1024 and sigma / 2**shift >= 128:
         shift += 1
@@ -100,13 +105,13 @@ def block(sigma: Fraction, missing: int, take: Take) -> list[int]:
     signs = [-1 if word >> 15 else 1 for word in words]
     if not shift:
         return [sign * high for sign, high in zip(signs, highs, strict=True)]
-    lows = [take(8) % 2**shift for _ in words]
-    ws = [take(8) for _ in words]
-    found = []
+    lows = [take(low_bytes(shift)) % 2**shift for _ in words]
+    ws = [take(2) for _ in words]
+    found: list[int | None] = []
     for sign, high, low, w in zip(signs, highs, lows, ws, strict=True):
         z = (high << shift) + low
-        if taken(low * (low + (2 * high << shift)), sigma**2, w, take) and (z or sign > 0):
-            found.append(sign * z)
+        fine = taken(low * (low + (2 * high << shift)), sigma**2, w, take) and (z or sign > 0)
+        found.append(sign * z if fine else None)
     return found
 
 
@@ -123,8 +128,11 @@ def samples(sigma: Fraction, size: int, data: bytes) -> tuple[list[int], int]:
 
     result: list[int] = []
     while len(result) < size:
-        end = min(size, (len(result) // 2**15 + 1) * 2**15)
-        result += block(sigma, end - len(result), take)
+        found = block(sigma, min(size - len(result), 2**15), take)
+        while missing := [i for i, z in enumerate(found) if z is None]:
+            for i, z in zip(missing, block(sigma, len(missing), take), strict=True):
+                found[i] = z
+        result += [z for z in found if z is not None]
     return result, at
 
 
@@ -148,39 +156,41 @@ def blocks() -> dict[str, Any]:
     return {"sigma": "4", "size": 33_000, "bytes": at, "sha256_of_int64": digest}
 
 
-def tie(bound: Decimal, bits: int, more: int, last: int) -> list[bytes]:
+def tie(bound: Decimal, bits: int, more: int, last: int) -> list[int]:
     """A real that equals the bound in its first bits and `more` × 64 others, then goes on with `last` (64 bits)."""
     digits = int(bound * Decimal(2) ** (bits + 64 * more))
     words = [digits >> 64 * i & 2**64 - 1 for i in reversed(range(more))] + [last]
-    return [(digits >> 64 * more).to_bytes(8, "little")] + [w.to_bytes(8, "little") for w in words]
+    return [digits >> 64 * more, *words]
+
+
+def long(numbers: list[int]) -> bytes:
+    return b"".join(number.to_bytes(8, "little") for number in numbers)
 
 
 def crafted() -> list[dict[str, Any]]:
-    """Bytes chosen so that 15, 63, 64 bits and more do not tell."""
+    """Bytes chosen so that 15, 16, 63 bits and more do not tell."""
     cases = []
     for sigma, k in ((1, 0), (4, 5), (1024, 700), (1024, 6000)):
         bound = cumulative(Fraction(sigma) ** 2, True)[k]
         for more in (0, 1, 2):
             for last in (0, 2**64 - 1):
-                prefix, *rest = tie(bound, 63, more, last)
-                u = int.from_bytes(prefix, "little")
+                u, *rest = tie(bound, 63, more, last)
                 for sign in (0, 1 << 15):
                     head = (sign | u >> 48).to_bytes(2, "little") + (u % 2**48 << 16).to_bytes(8, "little")
-                    cases.append((f"ties with C_{k} in {63 + 64 * more} bits", sigma, head + b"".join(rest)))
+                    cases.append((f"ties with C_{k} in {63 + 64 * more} bits", sigma, head + long(rest)))
     for more in (0, 1, 2, 3):
         ones = b"\xff\x7f" + b"\xff" * 8 * (1 + more) + bytes(8)
         cases += [(f"{63 + 64 * more} ones: the far tail", sigma, ones) for sigma in (1, 4, 1024)]
     sigma, word, low = 2**20, 9000, 12_345
     (high,) = magnitudes([word], cumulative(Fraction(64) ** 2, False), lambda _: 0)
     bound = (-decimal(Fraction(low * (low + (2 * high << 14)), 2 * sigma**2))).exp()
-    zero = bytes(2 + 8 + 8)  # the next try: +0
-    for more in (0, 1):
+    zero = bytes(2 + 2 + 2)  # the next try: +0
+    for more in (0, 1, 2):
         for last in (0, 2**64 - 1):
-            data = (
-                word.to_bytes(2, "little") + low.to_bytes(8, "little") + b"".join(tie(bound, 64, more, last))
-            )
-            cases.append((f"w ties with exp(−t) in {64 + 64 * more} bits", sigma, data + zero))
-    cases.append(("−0 is drawn again, +0 is not", 2**20, b"\x00\x80" + bytes(16) + zero))
+            w, *rest = tie(bound, 16, more, last)
+            data = struct.pack("<HHH", word, low, w) + long(rest)
+            cases.append((f"w ties with exp(−t) in {16 + 64 * more} bits", sigma, data + zero))
+    cases.append(("−0 is drawn again, +0 is not", 2**20, b"\x00\x80" + bytes(4) + zero))
     result = []
     for name, sigma, data in cases:
         found, at = samples(Fraction(sigma), 1, data)
