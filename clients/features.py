@@ -17,7 +17,15 @@ import pyarrow as pa
 
 from ..errors import InputError
 from ..federation.rounds import Task
-from ..federation.schema import AnyFeature, CategoryColumn, ChurnLabel, ColumnLabel, NumberColumn, Table
+from ..federation.schema import (
+    AnyFeature,
+    CategoryColumn,
+    ChurnLabel,
+    ColumnLabel,
+    Label,
+    NumberColumn,
+    Table,
+)
 from ..federation.study import Study
 from ..federation.tasks import statistics
 from .sources import check_columns, require
@@ -257,6 +265,12 @@ def _customers(found: ibis.Table, study: Study, cohort: pd.DataFrame) -> pd.Data
     return frame.assign(**{_LABEL: (said.astype(str) == label.positive).astype(np.int64)})
 
 
+def written(features: Sequence[AnyFeature], label: Label | None = None) -> set[str]:
+    """The columns of a table of customers that are compared as text: categories, and the label."""
+    text = {f.column for f in features if isinstance(f, CategoryColumn)}
+    return text | {label.column} if isinstance(label, ColumnLabel) else text
+
+
 def columns(
     found: ibis.Table,
     names: Table,
@@ -267,13 +281,13 @@ def columns(
 ) -> pd.DataFrame:
     """The features' columns of a table of customers, of those in `cohort`, by `CUSTOMER`, who may have several rows.
 
-    Categories come as the text that the SQL engine makes of them, as everything in `also`: that of a whole
-    number is the same whether or not another row of the column is empty.
+    Categories come as text, as everything in `also`: what a .csv file says, or what the SQL engine makes of a
+    type; that of a whole number is the same whether or not another row of the column is empty.
 
     Args:
         also: columns wanted beside the features'.
     """
-    text = {f.column for f in features if isinstance(f, CategoryColumn)} | set(also)
+    text = written(features) | set(also)
     wanted = sorted({f.called for f in features} | set(also))
     require(found, names, {"customer": names.customer, **{f"feature {c}": c for c in wanted}})
     consenting = ibis.memtable(pa.table({"subject": pa.array(cohort["subject"].tolist(), pa.string())}))
