@@ -84,7 +84,7 @@ def contracts(customers: int = 1600, *, seed: int = 3) -> pd.DataFrame:
 
 def draft_of(*, privacy: dict[str, Any] | None = None, **changes: Any) -> Draft:
     """What docs/for-scientists.md writes of such a table, with less to compute. Three looks at most."""
-    stopping = {"every": 1, "patience": 1, "part": 0.45, "share": 0.2}
+    stopping = {"every": 1, "patience": 1, "part": 0.45, "share": 0.4}
     content: dict[str, Any] = {
         "title": "Which contracts will be cancelled",
         "author": "dana",
@@ -100,7 +100,7 @@ def draft_of(*, privacy: dict[str, Any] | None = None, **changes: Any) -> Draft:
         ],
         "scaling": {"cells": 32},
         "training": {"rounds": 3, "class_weight": "balanced", "early_stopping": stopping},
-        "privacy": {"epsilon": 20.0} | (privacy or {}),
+        "privacy": {"epsilon": 30.0} | (privacy or {}),
     }
     return draft_from(content | changes)
 
@@ -807,7 +807,7 @@ def test_one_word_changes_the_mode_and_the_same_study_runs(ran: Callable[[str], 
     assert plain["privacy"].pop("mode") == "distributed" and other["privacy"].pop("mode") == mode
     assert plain == other
     assert sorted(done.report.survivors) == VISITED
-    assert 0 < done.report.epsilon <= done.study.privacy.epsilon == 20.0
+    assert 0 < done.report.epsilon <= done.study.privacy.epsilon == 30.0
     assert done.model["mode"] == mode and done.report.metrics["auc"] > 0.7
     ledgers = [Ledger(home / "ledger.db") for home in done.world.homes.values()]
     paid = [ledger.epsilon(done.study.privacy.delta) for ledger in ledgers]
