@@ -322,6 +322,27 @@ def test_a_table_that_can_not_serve_is_refused_by_the_columns_name(
     assert message in found.value.message and remedy in found.value.remedy
 
 
+def test_the_table_itself_may_say_who_is_trained_and_tested_on(world: World) -> None:
+    """In any row of a customer; but never both of one."""
+    draft = draft_of(split={"by": "column", "column": "part"})
+    names = cohort_of(world)[:5]
+    said = ["train", "test", "", "Train", "train"]
+    rows = pd.DataFrame({"customer_id": names, "months": "3", "monthly_charge": "9.5", "data_used": "1"})
+    frame = rows.assign(contract="monthly", Cancelled="True", part=said)
+    again = frame[:2].assign(part="")
+    put(world, pd.concat([frame, again]))
+    sides = {side: set(read(world, side, draft=draft).customers.tolist()) for side in SIDES}
+    assert sides["train"] | sides["validate"] == {names[0], names[4]} and not sides["train"] & sides["validate"]
+    assert sides["test"] == {names[1]} and read(world, "test", draft=draft).size == 1
+    put(world, pd.concat([frame, again.assign(part=["test", "train"])]))
+    with pytest.raises(InputError, match=r"2 customers are on both sides.*'part'") as found:
+        read(world, draft=draft)
+    assert "in every row" in found.value.remedy
+    put(world, frame.drop(columns="part"))
+    with pytest.raises(InputError, match=r"lacks 'part' \(split\)"):
+        read(world, draft=draft)
+
+
 @pytest.mark.parametrize("name", ["a label left out", "a number left out", "a word"])
 def test_what_is_wrong_with_those_who_do_not_consent_is_not_looked_at(world: World, name: str) -> None:
     frame, cohort = table_of(world), cohort_of(world)
