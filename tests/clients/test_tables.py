@@ -332,7 +332,9 @@ def test_the_table_itself_may_say_who_is_trained_and_tested_on(world: World) -> 
     again = frame[:2].assign(part="")
     put(world, pd.concat([frame, again]))
     sides = {side: set(read(world, side, draft=draft).customers.tolist()) for side in SIDES}
-    assert sides["train"] | sides["validate"] == {names[0], names[4]} and not sides["train"] & sides["validate"]
+    assert (
+        sides["train"] | sides["validate"] == {names[0], names[4]} and not sides["train"] & sides["validate"]
+    )
     assert sides["test"] == {names[1]} and read(world, "test", draft=draft).size == 1
     put(world, pd.concat([frame, again.assign(part=["test", "train"])]))
     with pytest.raises(InputError, match=r"2 customers are on both sides.*'part'") as found:
@@ -398,12 +400,10 @@ def test_a_draft_says_which_of_its_fields_is_wrong(changes: dict[str, Any], mess
 
 
 def reasons(world: World, silo: str) -> list[tuple[str, str]]:
+    """The code of each refusal, and why and what to do, from the node's own audit log."""
     log = AuditLog(world.homes[silo] / "audit.db", f"foedus node {silo}", create=False)
-    return [
-        (e.record["details"]["code"], e.record["details"]["reason"])
-        for e in log.entries()
-        if e.record["action"] == "refused"
-    ]
+    refused = [e.record["details"] for e in log.entries() if e.record["action"] == "refused"]
+    return [(d["code"], f"{d['reason']} → {d.get('remedy', '')}") for d in refused]
 
 
 def test_the_others_go_on_without_it_and_hear_nothing_of_its_table(world: World) -> None:
@@ -418,7 +418,8 @@ def test_the_others_go_on_without_it_and_hear_nothing_of_its_table(world: World)
     told = json.dumps([out, [d for k, d in said if k != "round"]])
     assert "secret_flag" not in told and "Cancelled" not in told
     ((code, reason),) = reasons(world, SILO)
-    assert code == "INPUT" and "lacks 'Cancelled' (label)" in reason
+    assert code == "INPUT" and "lacks 'Cancelled' (label) → it has: customer_id" in reason
+    assert "secret_flag; name yours in the study" in reason
     assert Ledger(world.homes[SILO] / "ledger.db").events() == []  # it paid nothing
 
 
@@ -435,7 +436,9 @@ def test_a_study_that_no_table_serves_ends_with_every_reason_at_its_silo(world: 
     with pytest.raises(Abandoned):
         conduct(grid, case)
     for name, silo in faults.items():
-        assert [(code, BAD[name][1] in reason) for code, reason in reasons(world, silo)] == [("INPUT", True)]
+        _, message, remedy = BAD[name]
+        ((code, reason),) = reasons(world, silo)
+        assert code == "INPUT" and message in reason and remedy in reason.partition("→")[2]
     ((code, reason),) = reasons(world, "dune-media")
     assert code == "COHORT_TOO_SMALL" and "has 0 customers, the treaty wants 50" in reason
     assert not case.sums
