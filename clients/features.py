@@ -347,7 +347,8 @@ def _numbers(found: pd.Series[Any]) -> Floats:
 
 def _missing(found: pd.Series[Any]) -> npt.NDArray[np.bool_]:
     blank = [isinstance(v, str) and not v.strip() for v in found]
-    return found.isna().to_numpy(dtype=bool) | np.array(blank, dtype=bool)
+    missing: npt.NDArray[np.bool_] = found.isna().to_numpy(dtype=bool) | np.array(blank, dtype=bool)
+    return missing
 
 
 def in_training(customer: str, salt: str, part: float) -> bool:
