@@ -148,13 +148,16 @@ class SiloApp:
     def _refuse(self, action: str, error: FoedusError) -> m.Refusal:
         code = error.code if isinstance(error, Refused) else _code(error)
         # What a peer sent may be quoted in it, lone surrogates and all: no text that can be logged or sent.
-        reason = error.message.encode(errors="backslashreplace").decode()
+        reason, remedy = (
+            text.encode(errors="backslashreplace").decode() for text in (error.message, error.remedy)
+        )
         # A message that names a file of this node is about the node, not about what the server sent.
         about_peer = isinstance(error, VerificationError) and str(self.home.path) not in error.message
         tellable = about_peer or code in _TELLABLE
         said = reason if tellable else "the node refuses; its own audit log holds the reason"
-        _log.warning("refused %r: %s: %s", action, code, reason)
-        self.audit.append(self.home.party, "refused", action, {"code": code, "reason": reason})
+        _log.warning("refused %r: %s: %s%s", action, code, reason, f" → {remedy}" if remedy else "")
+        noted = {"code": code, "reason": reason} | ({"remedy": remedy} if remedy else {})
+        self.audit.append(self.home.party, "refused", action, noted)
         try:
             size = self.guard.log_size
         except FoedusError:

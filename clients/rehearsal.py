@@ -7,7 +7,7 @@ is nothing for data of several owners.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -45,7 +45,7 @@ class Frame:
     frame: pd.DataFrame
 
     @contextmanager
-    def orders(self, names: Table) -> Iterator[ibis.Table]:
+    def orders(self, names: Table, text: Collection[str] = ()) -> Iterator[ibis.Table]:
         yield ibis.memtable(pa.Table.from_pandas(self.frame, preserve_index=False))
 
 

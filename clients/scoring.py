@@ -36,7 +36,7 @@ from ..federation.schema import TAGS, AnyFeature, ChurnLabel, ColumnLabel, Label
 from ..federation.study import Digest, Model, Scaling
 from ..federation.tasks import statistics
 from . import sources
-from .features import CUSTOMER, columns, history, last_order, measured
+from .features import CUSTOMER, columns, history, last_order, measured, written
 from .home import Home
 
 KIND = "release"
@@ -126,7 +126,7 @@ def score(home: Home, released: ReleasedModel, as_of: date, treaty: Treaty) -> S
     cohort = ConsentRegister(register).in_force(released.purpose, datetime.now(UTC))
     names, label = released.table, released.label
     latest: date | None = None
-    with sources.table(home.table, names.name, customer=names.customer) as found:
+    with home.orders(names, written(released.features)) as found:
         if isinstance(label, ColumnLabel):
             frame = columns(found, names, released.features, cohort)
         else:

@@ -13,7 +13,6 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from ..clients import sources
 from ..clients.features import Dataset, Side, load
 from ..clients.home import Home
 from ..compliance.consent import ConsentRegister
@@ -74,7 +73,7 @@ def gather(world: World, study: Study) -> Benchmark:
     for name, path in world.homes.items():
         home = Home.load(path)
         cohort = ConsentRegister(path / "consent.db").in_force(study.purpose, now)
-        with sources.table(home.table, study.table.name, customer=study.table.customer) as orders:
+        with home.orders(study.table) as orders:
             for side, found in sides.items():
                 found[name] = load(orders, study, side, cohort, world.treaty.retention_days)
     return Benchmark(study, sides["train"], _stack(list(sides["test"].values())))
