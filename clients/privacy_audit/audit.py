@@ -26,8 +26,9 @@ import numpy.typing as npt
 from ...compliance.treaty import Treaty
 from ...errors import InputError
 from ...federation.modes import Sampler
+from ...federation.pricing import price
 from ...federation.rounds import RoundPlan
-from ...federation.study import Study, price
+from ...federation.study import Study
 from ...federation.tasks import train
 from ...privacy.accountant import ZCDP
 from ...privacy.audit import gaussian_fit, one_run_lower_bound
