@@ -5,7 +5,7 @@ messages, calls *installed* code and pushes the reply; it never asks for a bundl
 
 A message's content travels one of two ways, and the reply goes the way its instruction came:
 
-- *inline*: inside the message, as `server.superlink.quicken` sends it. Two requests a message.
+- *inline*: inside the message, as `server.trips.quicken` sends it. Two requests a message.
 - *objects*: Flower's own way, one object per record. Eight requests a message.
 """
 

@@ -158,7 +158,7 @@ def main(grid: Grid, context: Context) -> None:
     A resumed run is another run to Flower, and the same to everybody else: its configuration names the
     first one's id.
     """
-    from .superlink import quicken
+    from .trips import quicken
 
     pause = quicken()
     home, digest = Path(str(context.run_config["home"])), str(context.run_config["study"])
