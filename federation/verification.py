@@ -38,8 +38,8 @@ from ..documents import Envelope, parse_json, unb64
 from ..errors import FoedusError, VerificationError
 from ..privacy.accountant import PLD
 from ..privacy.events import from_json, to_json
-from ..privacy.secagg.client import ANSWER, UPLOAD
 from ..privacy.secagg.keys import Advertisement, Context, Roster
+from ..privacy.secagg.statements import ANSWER, UPLOAD
 from ..privacy.secagg.topology import names_digest
 from . import ledger_heads, limits
 from .pricing import price
