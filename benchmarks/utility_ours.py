@@ -18,16 +18,10 @@ from foedus.clients.rehearsal import Outcome, Silo, rehearse
 from foedus.compliance.treaty import Approver, Coordinator, Overlap, Party, Person, PurposeTerms, Treaty
 from foedus.documents import SigningKey
 from foedus.federation import models
+from foedus.federation.fitting import resolve
+from foedus.federation.pricing import price
 from foedus.federation.schema import AnyFeature, CategoryColumn, ColumnLabel, NumberColumn, Split, Table
-from foedus.federation.study import (
-    Draft,
-    DraftPrivacy,
-    Model,
-    Study,
-    Training,
-    price,
-    resolve,
-)
+from foedus.federation.study import Draft, DraftPrivacy, Model, Study, Training
 from foedus.federation.tasks import statistics
 from foedus.privacy.noise import Keystream
 

@@ -22,7 +22,7 @@ from ..documents import Envelope, canonical
 from ..errors import FoedusError, InputError, ProtocolError, Refused, VerificationError
 from ..federation import messages as m
 from ..federation.modes import Sampler
-from ..federation.study import price
+from ..federation.pricing import price
 from ..privacy.events import to_json
 from ..privacy.noise import discrete_gaussian
 from ..privacy.secagg.client import Silo

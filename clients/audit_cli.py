@@ -15,8 +15,8 @@ from ..compliance import treaty as treaties
 from ..compliance.treaty import Treaty
 from ..documents import Envelope
 from ..errors import InputError, VerificationError
-from ..federation import study as studies
-from ..federation.study import Study
+from ..federation import fitting, limits
+from ..federation.study import Study, load_draft
 from .home import Home
 from .privacy_audit import Report, audit
 from .rehearsal import Silo
@@ -29,8 +29,8 @@ def load_study(file: Path, treaty: Treaty, digest: str) -> Study:
         InputError: neither. VerificationError, Refused: signed, but not so that a node would run it.
     """
     if file.suffix.lower() == ".json":
-        return studies.verify(Envelope.load(file), treaty, digest)
-    return studies.resolve(studies.load_draft(file), treaty, digest)
+        return limits.verify(Envelope.load(file), treaty, digest)
+    return fitting.resolve(load_draft(file), treaty, digest)
 
 
 def load_trial(directory: Path, file: Path) -> tuple[Study, Treaty, dict[str, Silo]]:

@@ -117,7 +117,7 @@ class Outcome:
 
     @property
     def counts(self) -> dict[int, int]:
-        """How many silos are in each round's sum, as `study.price` wants it."""
+        """How many silos are in each round's sum, as `pricing.price` wants it."""
         return {number: len(names) for number, names in self.survivors.items()}
 
 

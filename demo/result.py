@@ -38,7 +38,7 @@ class Partner:
 class Round:
     """One secure sum: who is in it, ε so far, and (train) the exact test AUC of the model after it.
 
-    The exact AUC is the demo's own, from all silos' tables; nobody in a real federation sees it.
+    The exact AUC is the demo's own, from all silos' tables together, which no party of a federation has.
     """
 
     number: int

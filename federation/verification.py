@@ -38,12 +38,12 @@ from ..documents import Envelope, parse_json, unb64
 from ..errors import FoedusError, VerificationError
 from ..privacy.accountant import PLD
 from ..privacy.events import from_json, to_json
-from ..privacy.secagg.client import ANSWER, UPLOAD
 from ..privacy.secagg.keys import Advertisement, Context, Roster
+from ..privacy.secagg.statements import ANSWER, UPLOAD
 from ..privacy.secagg.topology import names_digest
-from . import ledger_heads
-from . import study as studies
-from .study import Study, price
+from . import ledger_heads, limits
+from .pricing import price
+from .study import Study
 from .tasks import evaluate, train
 
 
@@ -166,7 +166,7 @@ class _Bundle:
 
     def _check_study(self) -> str:  # 3
         self.study_envelope = Envelope.loads(self._file("study.json"))
-        self.study = studies.verify(self.study_envelope, self.treaty, self.treaty_envelope.digest)
+        self.study = limits.verify(self.study_envelope, self.treaty, self.treaty_envelope.digest)
         return f"signed by {self.study.author}; {self.study.purpose}, ε ≤ {self.study.privacy.epsilon:g}"
 
     def _entries(self) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from ..compliance import approvals
 from ..compliance import treaty as treaties
 from ..documents import Envelope, SigningKey
 from ..errors import Abandoned, FoedusError, InputError, Refused, VerificationError
-from ..federation import pricing
+from ..federation import fitting, limits, pricing
 from ..federation import study as studies
 from .client import ApiClient, Event
 from .study_view import coloured, print_decision, print_study, print_whole_study
@@ -74,7 +74,7 @@ def price(draft: Draft, treaty: TreatyFile) -> None:
     Example: foedus study price churn.yaml --treaty treaty.json
     """
     document, content = treaties.load(treaty)
-    study = studies.resolve(studies.load_draft(draft), content, document.digest)
+    study = fitting.resolve(studies.load_draft(draft), content, document.digest)
     terms, n = content.terms(study.purpose), len(content.parties)
     out = Console()
     split = Table(title=f"{escape(study.title)}: what ε is spent on", box=None, header_style="bold")
@@ -91,7 +91,7 @@ def price(draft: Draft, treaty: TreatyFile) -> None:
     table = Table("silos that answer", "ε per customer", title=f"in all, at δ = {study.privacy.delta:g}")
     for survivors in range(n, content.threshold - 1, -1):
         rounds = dict.fromkeys(range(1, study.rounds + 1), survivors)
-        table.add_row(f"{survivors} of {n}", f"{studies.price(study, content, survivors=rounds):.3f}")
+        table.add_row(f"{survivors} of {n}", f"{pricing.price(study, content, survivors=rounds):.3f}")
     out.print(table)
     m = content.overlap.max_partners_per_customer
     public = [f.called for f in study.features if not getattr(f, "learned", False)]
@@ -126,10 +126,10 @@ def sign(
     written = studies.load_draft(draft)
     if written.author != author:
         raise InputError(f"{draft}: its author is {written.author}, not {author}")
-    study = studies.resolve(written, content, document.digest)
+    study = fitting.resolve(written, content, document.digest)
     envelope = study.envelope().signed(author, SigningKey.load(key))
     # A wrong key is found here, and not by the server.
-    studies.verify(envelope, content, document.digest)
+    limits.verify(envelope, content, document.digest)
     try:
         with out.open("xb") as file:
             file.write(envelope.dumps())
@@ -229,7 +229,7 @@ def approve(
     with connect(server, token_file, ca) as client:
         for digest in study:
             envelope = _asked_for(client.study(digest), digest)
-            plan = studies.verify(envelope, content, document.digest)
+            plan = limits.verify(envelope, content, document.digest)
             decision = approvals.decide(
                 who,
                 secret,

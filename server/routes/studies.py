@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
 
-from ...federation.study import price
+from ...federation.pricing import price
 from ..auth import Principal, Role, require
 from ..desk import Body, Desk, DeskOf
 from ..store import RunRow, StudyRow
