@@ -225,9 +225,7 @@ def show(
     out = Console(highlight=False)
     out.print(f"[bold]{escape(treaty.name)}[/], version {treaty.version}, digest {envelope.digest}")
     out.print(f"parties    {', '.join(p.name for p in treaty.parties)} (all have signed)")
-    out.print(
-        f"sums       over {max(treaty.threshold, treaty.min_silos)} silos or more; {treaty.colluders} may collude"
-    )
+    out.print(f"sums       over {treaty.threshold} silos or more; {treaty.colluders} may collude")
     out.print(
         f"cohort     {treaty.min_cohort} to {treaty.max_cohort} customers a silo; orders at most {treaty.retention_days} days old"
     )

@@ -143,7 +143,7 @@ def rehearse(
     names = tuple(p.name for p in treaty.parties)
     if set(silos) != set(names):
         raise InputError(f"silos {', '.join(sorted(silos))}, but the treaty's parties are {', '.join(names)}")
-    needed = max(treaty.threshold, treaty.min_silos)
+    needed = treaty.threshold
     state = train.State.start(study)
     number = train.following(state, 0, study)
     metrics: evaluate.Metrics | None = None

@@ -187,8 +187,11 @@ class Treaty(Document):
 
     @property
     def threshold(self) -> int:
-        """t = ⌊(n + c)/2⌋ + 1, the least number of silos a sum may be opened over (DESIGN §6)."""
-        return (len(self.parties) + self.colluders) // 2 + 1
+        """t, the least number of silos a sum may be opened over: ⌊(n + c)/2⌋ + 1 (DESIGN §6), or `min_silos` if that is more.
+
+        The noise is dealt for t (decision 15).
+        """
+        return max((len(self.parties) + self.colluders) // 2 + 1, self.min_silos)
 
     def party(self, name: str) -> Party:
         """The party of this name; Refused if there is none."""

@@ -176,7 +176,7 @@ def _treaty(result: Result) -> list[tuple[str, str]]:
 
 def _least(result: Result) -> int:
     """How many silos must be left for a sum to be opened."""
-    return max(result.treaty.threshold, result.treaty.min_silos)
+    return result.treaty.threshold
 
 
 def _absentees(summed: Round, partners: Sequence[str]) -> str:

@@ -245,7 +245,7 @@ class _Bundle:
             for _, e in self._mine("round.summed")
             if e["details"]["run"] == self.run
         }
-        least = max(self.treaty.threshold, self.treaty.min_silos)
+        least = self.treaty.threshold
         for line in self._file("rounds.jsonl").splitlines():
             record = parse_json(line)
             number, survivors = record["round"], tuple(record["survivors"])

@@ -135,7 +135,7 @@ def roll_call(grid: Grid, case: Case, *, seconds: float = _ROLL_CALL_SECONDS) ->
         Abandoned: fewer than the treaty's threshold or minimum of silos.
     """
     treaty, started = case.treaty, time.monotonic()
-    needed = max(treaty.threshold, treaty.min_silos)
+    needed = treaty.threshold
     while True:
         found = connected(grid, case)
         waited = time.monotonic() - started

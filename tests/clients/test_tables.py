@@ -34,9 +34,11 @@ from foedus.demo.simulate import Simulated, prepare, simulate
 from foedus.demo.world import World
 from foedus.documents import Envelope, b64, unb64
 from foedus.errors import Abandoned, InputError, Refused, VerificationError
+from foedus.federation.fitting import resolve
 from foedus.federation.modes import MODES
+from foedus.federation.pricing import price
 from foedus.federation.secure_sum import Sum
-from foedus.federation.study import Draft, Study, draft_from, parse, price, resolve
+from foedus.federation.study import Draft, Study, draft_from, parse
 from foedus.federation.tasks import statistics, train
 from foedus.federation.verification import Report, verify
 from foedus.privacy.ledger import Ledger
