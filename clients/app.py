@@ -404,6 +404,7 @@ class SiloApp:
             mode=study.privacy.mode.name,
             epsilon=self.guard.ledger.epsilon(study.privacy.delta, study=run.permit.digest),
             delta=study.privacy.delta,
+            partners=self.guard.treaty.overlap.max_partners_per_customer,
         )
         self.lineage.emit(
             run.lineage_id,
