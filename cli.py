@@ -142,6 +142,8 @@ def verify(
         f"[bold]Everything holds:[/] ε = {report.epsilon:.4f} at δ = {report.study.privacy.delta:g} per customer,"
         f" {report.study.privacy.mode.name} noise"
     )
+    budget = report.treaty.terms(report.study.purpose).budget
+    out.print(f"{escape(report.treaty.basis)} The treaty's cap for {escape(report.study.purpose)}: {budget}")
     if treaty is None:
         out.print(
             "[yellow]The treaty was taken from the bundle: compare its digest with yours, or give --treaty[/]"
@@ -231,11 +233,8 @@ def show(
     )
     out.print(f"approvals  {', '.join(treaty.approval_chain)}: {', '.join(a.name for a in treaty.approvers)}")
     for terms in treaty.purposes:
-        out.print(f"purpose    {terms.purpose}: ε {terms.epsilon:g} at δ {terms.delta:g}, for life")
-    overlap = treaty.overlap
-    out.print(
-        f"overlap    a person is a customer of {overlap.max_partners_per_customer} at most. {escape(overlap.attestation)}"
-    )
+        out.print(f"purpose    {escape(terms.purpose)}: {terms.budget}")
+    out.print(f"overlap    {escape(treaty.basis)}")
     for caution in cautions(treaty):
         out.print(f"[bold red]UNSAFE[/]     {escape(caution)}")
 

@@ -87,10 +87,18 @@ def run(
             note=lambda done, of: progress.update(bar, completed=done, total=of),
         )
     show(report, screen)
+    budget = treaty.terms(study.purpose).budget
+    screen.print(f"{escape(treaty.basis)} The treaty's cap for {escape(study.purpose)}: {budget}")
     if out is not None:
         try:
             out.write_text(
-                json.dumps(report.to_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+                json.dumps(
+                    report.to_json() | {"per": treaty.per(study.purpose).model_dump(mode="json")},
+                    indent=2,
+                    ensure_ascii=False,
+                )
+                + "\n",
+                encoding="utf-8",
             )
         except OSError as error:
             raise InputError(f"{out}: can't be written: {error.strerror or error}") from error

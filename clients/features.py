@@ -262,7 +262,18 @@ def _customers(found: ibis.Table, study: Study, cohort: pd.DataFrame) -> pd.Data
             f"the label {label.column!r} is missing in {unsaid} rows",
             remedy="complete those rows, or leave them out of the table",
         )
-    return frame.assign(**{_LABEL: (said.astype(str) == label.positive).astype(np.int64)})
+    said = said.astype(str)
+    if label.negative is not None:
+        known = {label.positive, *label.negative}
+        if unknown := int((~said.isin(known)).sum()):
+            # How many, not which: this goes into a log for good, and a column taken by mistake may hold anything.
+            raise InputError(
+                f"the label {label.column!r} has a value that the study does not name in {unknown} rows;"
+                f" it names {', '.join(map(repr, sorted(known)))}",
+                remedy="values are compared as text, letter by letter (1 is not 1.0, yes is not Yes): mend the"
+                " rows, or ask the author to name all values in label.positive and label.negative",
+            )
+    return frame.assign(**{_LABEL: (said == label.positive).astype(np.int64)})
 
 
 def written(features: Sequence[AnyFeature], label: Label | None = None) -> set[str]:

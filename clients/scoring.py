@@ -27,7 +27,7 @@ from pydantic import Field, ValidationError, field_validator
 from ..compliance import treaty as treaties
 from ..compliance.auditlog.log import AuditLog
 from ..compliance.consent import ConsentRegister
-from ..compliance.treaty import Document, Treaty, explain
+from ..compliance.treaty import Document, Per, Treaty, explain
 from ..documents import Envelope
 from ..errors import InputError
 from ..federation import models
@@ -51,6 +51,7 @@ class ReleasedModel(Document):
     run: str
     epsilon: float
     delta: float
+    per: Per
     mode: ModeField
     purpose: str
     table: Table

@@ -19,7 +19,7 @@ class Partner:
     Args:
         customers: in its table. consenting: of them, with consent in force for the purpose.
         excluded: why the others are out: "withdrawn", "expired", "never asked" -> customers.
-        epsilon: spent, by its ledger, at the study's δ. cap: the treaty's, for life.
+        epsilon: spent, by its ledger, at the study's δ. cap: the treaty's.
         sent: kind of message -> (messages, bytes) that left the silo.
         lost_in: the round it was killed in, or None.
     """

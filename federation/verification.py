@@ -310,7 +310,10 @@ class _Bundle:
             raise VerificationError(
                 f"ε = {self.epsilon:.4f} is over the study's {self.study.privacy.epsilon:g} or {cap:g}"
             )
-        return f"ε = {self.epsilon:.4f} at δ = {self.study.privacy.delta:g}, recomputed; allowed {self.study.privacy.epsilon:g}"
+        return (
+            f"ε = {self.epsilon:.4f} at δ = {self.study.privacy.delta:g} for {self.treaty.unit}, recomputed;"
+            f" allowed {self.study.privacy.epsilon:g}"
+        )
 
     def _check_release(self) -> str:  # 9
         state = train.State.start(self.study)
@@ -357,6 +360,8 @@ class _Bundle:
                 raise VerificationError(f"{name} is of another study or run")
             if told["mode"] != self.study.privacy.mode.name:
                 raise VerificationError(f"{name} claims {told['mode']} noise, the study says otherwise")
+            if told["per"] != self.treaty.per(self.study.purpose).model_dump(mode="json"):
+                raise VerificationError(f"{name} claims its ε for another unit or budget than the treaty's")
             if not abs(told["epsilon"] - self.epsilon) <= 1e-6:
                 raise VerificationError(f"{name} claims ε = {told['epsilon']}, it is {self.epsilon}")
             if name == "model.json":

@@ -93,13 +93,10 @@ def price(draft: Draft, treaty: TreatyFile) -> None:
         rounds = dict.fromkeys(range(1, study.rounds + 1), survivors)
         table.add_row(f"{survivors} of {n}", f"{pricing.price(study, content, survivors=rounds):.3f}")
     out.print(table)
-    m = content.overlap.max_partners_per_customer
     public = [f.called for f in study.features if not getattr(f, "learned", False)]
     out.print(
         f"{study.rounds} sums, {study.parameters} weights, {study.privacy.mode.name} noise;"
-        f" the treaty's cap for {escape(study.purpose)} is {terms.epsilon:g}."
-        f" A person is taken to be a customer of up to {m} of {n} partners"
-        + (f" (attested: {escape(content.overlap.attestation)})." if m < n else ".")
+        f" the treaty's cap for {escape(study.purpose)} is {terms.budget}. {escape(content.basis)}"
         + (
             f" Bounds and levels taken as public: {escape(', '.join(dict.fromkeys(public)))}."
             if public
@@ -163,8 +160,10 @@ def index(server: Server = DEFAULT_SERVER, token_file: TokenFile = None, ca: Ca 
     Example: foedus study list --token-file alice.token --ca ca.crt
     """
     table = Table("study", "title", "author", "purpose", "ε", "status", "still to approve")
+    units: dict[str, None] = {}
     with connect(server, token_file, ca) as client:
         for found in client.studies():
+            units[found["unit"]] = None
             table.add_row(
                 found["digest"][:12],
                 escape(found["title"]),
@@ -175,6 +174,8 @@ def index(server: Server = DEFAULT_SERVER, token_file: TokenFile = None, ca: Ca 
                 escape(", ".join(found["missing"])),
             )
     Console().print(table)
+    for unit in units:
+        Console().print(f"Every ε is for {escape(unit)}.", highlight=False)
 
 
 @study_app.command()
@@ -241,7 +242,7 @@ def approve(
                 decision="reject" if reject else "approve",
             )
             after = client.approve(envelope.digest, decision)
-            print_decision(plan, after, rejected=reject)
+            print_decision(plan, content, after, rejected=reject)
 
 
 @study_app.command()

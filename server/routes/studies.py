@@ -62,6 +62,8 @@ def summary(desk: Desk, row: StudyRow) -> dict[str, Any]:
         "purpose": study.purpose,
         "epsilon": study.privacy.epsilon,
         "delta": study.privacy.delta,
+        "unit": desk.treaty.unit,
+        "budget": desk.treaty.terms(study.purpose).budget,
         "status": standing.status,
         "missing": list(standing.missing),
         "reason": standing.reason,
