@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from ...errors import InputError
-from .identifiers import clean, day, distinct, id_shape
+from .identifiers import day, id_shape
+from .values import clean, distinct
 
 Period = Literal["month", "quarter", "year", "decade"]
 _METRES = 40_007_863 / 360  # of a degree along a meridian (WGS 84, mean)

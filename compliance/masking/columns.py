@@ -25,7 +25,6 @@ from .identifiers import (
     Kind,
     birth_date,
     card,
-    clean,
     credit_code,
     email,
     iban,
@@ -34,6 +33,7 @@ from .identifiers import (
     resident_id,
 )
 from .names import address, person_name
+from .values import clean
 from .vocabulary import Role, kind_named, public_named, trait_named
 
 
@@ -95,6 +95,7 @@ _WITHIN = {
     Kind.PHONE: re.compile(r"(?<![0-9])(?:\+?86[ -]?)?1[3-9][0-9][ -]?[0-9]{4}[ -]?[0-9]{4}(?![0-9])"),
     Kind.EMAIL: re.compile(r"[^\s@,;:，；：<>()]+@[^\s@,;:，；：<>()]+"),
 }
+_DIGITS = re.compile(r"[+(]?[0-9][0-9 ().\-/]{8,20}")
 _LIKELY, _SOME, _KEY = 0.5, 0.01, 0.95
 
 
@@ -167,7 +168,7 @@ def _column(name: str, column: pd.Series[Any], rows: int, seed: int, tests: dict
         return Suggestion(name, kind, role, level, share, uniqueness, missing, len(values), reason)
 
     named, trait = kind_named(name), trait_named(name)
-    counted = {kind: _Count.of(test, values) for kind, test in tests.items()}
+    counted = {kind: _Count.of(kind, test, values) for kind, test in tests.items()}
     kind, why = _kind(named, counted, values)
     if kind is not None:
         role, level = _ROLES.get(kind, (Role.IDENTIFYING, Level.SENSITIVE))
@@ -202,16 +203,20 @@ def _column(name: str, column: pd.Series[Any], rows: int, seed: int, tests: dict
 
 @dataclass(frozen=True)
 class _Count:
-    """How many of `of` values passed a test, and the mean chance of those that did."""
+    """How many of `looked` values passed a test, of how many that look `alike`, and the mean chance of those that passed."""
 
     passed: int
+    alike: int
     looked: int
     chance: float
 
     @classmethod
-    def of(cls, test: Test, values: Sequence[str]) -> _Count:
+    def of(cls, kind: Kind, test: Test, values: Sequence[str]) -> _Count:
         chances = [found.chance for v in values if (found := test(v)) is not None]
-        return cls(len(chances), len(values), sum(chances) / len(chances) if chances else 1.0)
+        alike = len(values)
+        if kind is Kind.PHONE:  # its chance is one among strings of digits
+            alike = max(len(chances), sum(bool(_DIGITS.fullmatch(v)) for v in values))
+        return cls(len(chances), alike, len(values), sum(chances) / len(chances) if chances else 1.0)
 
     @property
     def share(self) -> float:
@@ -219,14 +224,16 @@ class _Count:
 
     @property
     def beyond(self) -> float:
-        """The share beyond chance; 0 where the shape is all there is."""
-        return max(0.0, (self.share - self.chance) / (1 - self.chance)) if self.chance < 1 else 0.0
+        """The share of the alike beyond chance; 0 where the shape is all there is."""
+        if self.chance == 1 or not self.alike:
+            return 0.0
+        return max(0.0, (self.passed / self.alike - self.chance) / (1 - self.chance))
 
 
 def _kind(named: Kind | None, counted: dict[Kind, _Count], values: Sequence[str]) -> tuple[Kind | None, str]:
     """The kind that name or values speak for, and why; None if neither does."""
-    best = max(counted, key=lambda k: counted[k].beyond)
-    by_value = best if counted[best].beyond > _LIKELY else None
+    best = max(counted, key=lambda k: counted[k].beyond * counted[k].share)
+    by_value = best if min(counted[best].beyond, counted[best].share) > _LIKELY else None
     if by_value is not None:
         told = _passed(by_value, counted[by_value])
         if named is None:
@@ -238,7 +245,8 @@ def _kind(named: Kind | None, counted: dict[Kind, _Count], values: Sequence[str]
         told = _passed(named, counted[named]) if values else "it has no values"
         return named, f"its name speaks of {_name(named)}; {told}"
     for kind, count in counted.items():
-        if count.passed >= 3 and count.share >= _SOME and count.share > 10 * count.chance:
+        sure = count.beyond > _LIKELY or count.share > 10 * count.chance
+        if count.passed >= 3 and count.share >= _SOME and sure:
             return kind, f"{_passed(kind, count)}; what the others are is not clear"
     return None, ""
 
@@ -255,7 +263,10 @@ def _sort(values: Sequence[str], uniqueness: float, dates: float) -> tuple[Sort,
     ]
     share = len(numbers) / total
     codes = (
-        sum(bool(re.fullmatch(r"[^\s.]{1,64}", v)) and any(c.isdigit() for c in v) for v in values) / total
+        sum(
+            bool(re.fullmatch(r"[\w:/#-]{1,64}", v, re.ASCII)) and any(c.isdigit() for c in v) for v in values
+        )
+        / total
     )
     if total >= 20 and uniqueness >= _KEY and codes > 0.9:
         return Sort.KEY, codes, f"{uniqueness:.0%} of the values differ: each points at one row"

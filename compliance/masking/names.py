@@ -12,7 +12,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from .identifiers import Finding, Kind, clean
+from .identifiers import Finding, Kind
+from .values import clean
 
 # The commonest of the mainland by the Ministry of Public Security's reports on names (2019–2021): more than 95 % of
 # people. Beyond the first hundred the order is of no consequence.
@@ -83,8 +84,8 @@ _STREET = (
     r"parkway|crescent|close|quay"
 )
 _WESTERN = (
-    re.compile(
-        rf"(?:^|, ?)[0-9]{{1,5}}[A-Za-z]?,? (?:[^\W\d_][\w.'’-]* ){{1,4}}(?:{_STREET})\b", re.IGNORECASE
+    re.compile(  # what follows is the end, a comma or a town: "12 months in the way of" is no address
+        rf"(?:^|, ?)[0-9]{{1,5}}[A-Za-z]?,? (?:[^\W\d_][\w.'’-]* ){{1,4}}(?i:{_STREET})(?=$|[,.]|\s+[A-Z0-9#])"
     ),
     re.compile(r"(?:straße|strasse|str\.|gasse|platz|allee|weg) ?[0-9]{1,4}[a-z]?\b", re.IGNORECASE),
     re.compile(

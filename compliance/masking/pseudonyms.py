@@ -35,7 +35,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from ...documents import b64, read_private_file, unb64, write_private_file
 from ...errors import InputError
-from .identifiers import card, clean, distinct, e164, email_form, iban, id_shape
+from .identifiers import card, e164, email_form, iban, id_shape
+from .values import clean, distinct
 
 _FORMAT = "foedus pseudonym keys 1"
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from enum import StrEnum
 
-from .identifiers import Kind, clean
+from .identifiers import Kind
+from .values import clean
 
 
 class Role(StrEnum):
