@@ -49,13 +49,30 @@ def columns(
     frame = _read(table)
     out = Console()
     grid = Grid(title=f"Suggestions for {escape(table.name)}, {len(frame):,} rows: for an officer to decide")
-    for name in ("column", "kind", "role", "level", "are it", "differ", "missing", "why"):
+    wide = out.width >= 120
+    for name in (
+        "column",
+        "kind",
+        "role",
+        "level",
+        "are it",
+        "differ",
+        "missing",
+        *(["why"] if wide else []),
+    ):
         grid.add_column(name, justify="right" if name in ("are it", "differ", "missing") else "left")
+    reasons = []
     for s in suggest(frame, rows=rows, seed=seed, region=region):
         kind, role = (str(x).replace("_", " ") for x in (s.kind, s.role))
-        figures = (f"{x:.1%}" for x in (s.share, s.uniqueness, s.missing))
-        grid.add_row(escape(s.column), kind, role, str(s.level), *figures, escape(s.reason))
+        figures = (f"{x:.0%}" if x in (0, 1) else f"{x:.1%}" for x in (s.share, s.uniqueness, s.missing))
+        grid.add_row(
+            escape(s.column), kind, role, str(s.level), *figures, *([escape(s.reason)] if wide else [])
+        )
+        reasons.append(f"{s.column}: {s.reason}")
     out.print(grid)
+    if not wide:  # beside the figures there is no room for a sentence
+        for reason in reasons:
+            out.print(reason, markup=False, highlight=False)
     if singling:
         grid = Grid(title="Columns that together single out the most rows")
         for name in ("columns", "rows", "of all"):

@@ -2,7 +2,8 @@
 
 Evidence is of two kinds: what the column is called (`vocabulary`), and how many of its values are recognised
 (`identifiers`, `names`), set against how many would be by chance. A column of a kind that the name speaks of is
-suggested as that kind even if no value bears it out: to miss one costs more than to look twice.
+suggested as that kind even if no value bears it out: to miss one costs more than to look twice. (Unless no value does and
+nearly all repeat: ``PhoneService`` is yes or no.)
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ _WITHIN = {
     Kind.EMAIL: re.compile(r"[^\s@,;:，；：<>()]+@[^\s@,;:，；：<>()]+"),
 }
 _DIGITS = re.compile(r"[+(]?[0-9][0-9 ().\-/]{8,20}")
-_LIKELY, _SOME, _KEY = 0.5, 0.01, 0.95
+_LIKELY, _SOME, _KEY, _FEW = 0.5, 0.01, 0.95, 0.05
 
 
 def suggest(
@@ -170,6 +171,8 @@ def _column(name: str, column: pd.Series[Any], rows: int, seed: int, tests: dict
     named, trait = kind_named(name), trait_named(name)
     counted = {kind: _Count.of(kind, test, values) for kind, test in tests.items()}
     kind, why = _kind(named, counted, values)
+    if kind is not None and kind not in _ROLES and values and not counted[kind].passed and uniqueness < _FEW:
+        kind = None  # PhoneService: yes, no, no, yes
     if kind is not None:
         role, level = _ROLES.get(kind, (Role.IDENTIFYING, Level.SENSITIVE))
         return suggestion(kind, role, level, counted[kind].share, why)

@@ -69,6 +69,12 @@ _TRAITS: tuple[tuple[Role, str, str, str], ...] = (
         "imei imsi mac idfa oaid openid unionid wechat qq weibo ip",
         "微信 设备号 账号",
     ),
+    (
+        Role.IDENTIFYING,
+        "a customer's number",
+        "customerid custid userid uid memberid clientid accountid customerno userno memberno clientno accountno",
+        "客户号 客户编号 客户ID 会员号 会员编号 会员ID 用户号 用户编号 用户ID 账户号 客户代码",
+    ),
     (Role.QUASI_IDENTIFIER, "sex", "gender sex", "性别"),
     (Role.QUASI_IDENTIFIER, "age", "age", "年龄 周岁"),
     (

@@ -113,6 +113,16 @@ def test_a_name_without_values_to_bear_it_out_is_still_suggested() -> None:
     assert "0 of 300" in found.reason and "name" in found.reason
 
 
+def test_a_yes_or_no_about_phones_is_no_phone() -> None:
+    assert only("PhoneService", ["Yes", "No"] * 150).kind is Sort.CATEGORY
+    assert only("PhoneService", [*["Yes", "No"] * 150, "13800100500"]).kind is Kind.PHONE
+
+
+def test_a_customers_number_is_identifying_by_its_name() -> None:
+    for name in ("customerID", "cust_id", "客户号", "会员编号"):
+        assert only(name, ["a", "b"]).role is Role.IDENTIFYING
+
+
 def test_values_outvote_a_name() -> None:
     found = only("email", VALUES["id"])
     assert found.kind is Kind.RESIDENT_ID and "though its name" in found.reason
