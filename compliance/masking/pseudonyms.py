@@ -89,7 +89,10 @@ def _iban(value: Any, _: str) -> str:
 
 
 def _name(value: Any, _: str) -> str:
-    return re.sub(r"(?<=[^\x00-\u2fff]) (?=[^\x00-\u2fff])", "", " ".join(clean(value).split())).casefold()
+    text = clean(value).casefold()
+    if len(words := text.split()) == 1:
+        return text
+    return re.sub(r"(?<=[^\x00-\u2fff]) (?=[^\x00-\u2fff])", "", " ".join(words))
 
 
 _NORMAL: Mapping[Subject, Callable[[Any, str], str]] = {

@@ -24,6 +24,8 @@ def clean(value: Any) -> str:
         if value.isascii():
             return value.strip()
         text = unicodedata.normalize("NFKC", value)
+        if text.isprintable():  # the usual case: neither invisible characters nor separators but spaces
+            return text.strip()
         return "".join(
             c for c in text if unicodedata.category(c) not in ("Cf", "Cc") or c in "\t\n\r"
         ).strip()
