@@ -519,7 +519,7 @@ def test_the_evidence_holds_and_the_model_has_learned_something(ran: Callable[[s
     assert [c.number for c in good.report.checks] == list(range(1, 11))
     assert good.report.metrics["auc"] > 0.75
     model = good.model
-    assert model["label"] == {"kind": "column", "column": "Cancelled", "positive": "True"}
+    assert model["label"] == {"kind": "column", "column": "Cancelled", "positive": "True", "negative": None}
     assert model["features"][3] == {"column": "contract", "levels": ["monthly", "one year", "two years"]}
     assert len(model["learned"]) == 2 * 2 + 2  # two scales, a weight for each label
     low, high = model["learned"][:2]
