@@ -191,8 +191,9 @@ def _histogram(group: Ints, pairs: Pairs, start: int, end: int) -> Floats:
     place = group[pairs.tuples]
     inside = (place >= start) & (place < end)
     keys = (place[inside] - start) * pairs.cardinality + pairs.values[inside]
-    counts = np.bincount(keys, pairs.counts[inside], (end - start) * pairs.cardinality)
-    return counts.reshape(end - start, pairs.cardinality)
+    weight = pairs.counts[inside].astype(np.float64)
+    counts = np.bincount(keys, weight, (end - start) * pairs.cardinality)
+    return np.asarray(counts.reshape(end - start, pairs.cardinality), np.float64)
 
 
 def super_columns(cardinalities: Sequence[int], limit: int) -> list[list[int]]:

@@ -54,10 +54,12 @@ class Classes:
             raise InputError(f"the released table has no column {lacking[0]!r}")
         if table.empty:
             raise InputError("the released table has no rows")
-        coded = {name: code(table[name], name) for name in quasi}
+        coded = {name: code(table[name], name, ()) for name in quasi}
         of_row, count = grouped([(c.codes, len(c.values)) for c in coded.values()], len(table))
         size = np.bincount(of_row, minlength=count).astype(np.float64)
-        return cls(coded, {name: arrange(name, code(table[name], name)) for name in sensitive}, of_row, size)
+        return cls(
+            coded, {name: arrange(name, code(table[name], name, ())) for name in sensitive}, of_row, size
+        )
 
     def __len__(self) -> int:
         return len(self.size)
@@ -149,7 +151,7 @@ def _log_ratios(shares: Floats, overall: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Risk:
-    """How likely a record's person is found by who knows the quasi-identifiers (El Emam 2013, ch. 16).
+    """How likely a record's person is found by who knows the quasi-identifiers.
 
     Attributes:
         highest: of any record.

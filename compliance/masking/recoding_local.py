@@ -7,16 +7,16 @@
 
 Step 1 orders the nodes anew whenever a thirtieth of the rows is gone, for the rows that are left are not like the
 whole table: they are its rare ones. The order never puts a node before one that is finer, as the loss of every
-row falls with each level. So a class is released at a node only when no finer node could.
+row rises with each level. So a class is released at a node only when no finer node could.
 
-The idea of going on with the outliers of a release is ARX's (Prasser, Bild, Eicher, Spengler and Kuhn
-2016, "Lightning"/iterative local recoding, ``optimizeIterativeFast``), which looks for the node anew each time.
+Going on with the outliers of a release is the idea of ARX's ``optimizeIterativeFast``, which searches the lattice
+anew each time.
 
 With ℓ or t, the rows that are left grow more and more like each other, and many may end suppressed: then cut the
 table by Mondrian, which strands nobody.
 
 Releases of local recoding are open to attackers who know the algorithm (Wong et al. 2007, VLDB, "Minimality
-attack"; Cohen 2022, USENIX, "downcoding"): release a table once.
+Attack"; Cohen 2022, USENIX Security, "Attacks on Deidentification's Defenses"): release a table once.
 """
 
 from __future__ import annotations

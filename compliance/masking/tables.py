@@ -100,21 +100,21 @@ def _quasi(frame: pd.DataFrame, name: str, missing: Missing) -> Coded:
             f"{name}: {count} missing values in a quasi-identifier",
             remedy="fill them, or say `missing: value` to treat missing as a value of its own",
         )
-    return code(series, name, reserved=(TOP,))
+    return code(series, name, reserved=(MISSING, TOP))
 
 
-def code(series: pd.Series[Any], name: str, reserved: tuple[str, ...] = ()) -> Coded:
+def code(series: pd.Series[Any], name: str, reserved: tuple[str, ...] = (MISSING,)) -> Coded:
     """A column as codes of texts; missing values become `MISSING`.
 
     Numbers are sorted as numbers, all else as text; a whole float is written as an integer, for missing values
     make floats of integers.
 
     Raises:
-        InputError: a value that reads as `MISSING` or is reserved, or one that can't be written as text.
+        InputError: a value is one of the `reserved` texts, which mean something else.
     """
     codes, values = _factorized(series)
     texts = [text(value) for value in values]
-    for wrong in (MISSING, *reserved):
+    for wrong in reserved:
         if wrong in texts:
             raise InputError(f"{name}: {wrong!r} is a value, and means something else here")
     if (codes < 0).any():
@@ -132,7 +132,7 @@ def _factorized(series: pd.Series[Any]) -> tuple[Codes, list[Any]]:
         used = np.flatnonzero(np.bincount(codes[codes >= 0], minlength=len(series.cat.categories)))
         place = np.full(len(series.cat.categories) + 1, -1)
         place[used] = np.arange(len(used))
-        return place[codes], [series.cat.categories[i] for i in used]
+        return place[codes], [series.cat.categories[int(i)] for i in used]
     if isinstance(series.dtype, pd.StringDtype):
         array = pa.chunked_array(pa.array(series, from_pandas=True)).combine_chunks().dictionary_encode()
         return (
