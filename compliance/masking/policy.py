@@ -176,12 +176,13 @@ class Policy(_Part):
             raise explain(error, what, tags=("Path", "path", "Builder", "is-instance[Hierarchy]")) from error
 
     @classmethod
-    def load(cls, path: Path) -> Policy:
+    def load(cls, path: Path | str) -> Policy:
         """From a YAML file; the files it names are looked for beside it.
 
         Raises:
             InputError: unreadable, not YAML, or as `of`.
         """
+        path = Path(path)
         try:
             content = yaml.safe_load(read_text(path))
         except yaml.YAMLError as error:

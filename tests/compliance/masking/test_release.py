@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from foedus import cli
-from foedus.compliance.masking.policy import Policy
+from foedus.compliance.masking.policy import Column, Policy
 from foedus.compliance.masking.release import mask
 from foedus.compliance.masking.tables import Role, Table, code, read
 from foedus.errors import InputError, Refused
@@ -270,3 +270,12 @@ def test_no_report_calls_a_table_anonymous() -> None:
         _, report = mask(CUSTOMERS, frame_policy)
         told = "\n".join(report.lines()) + json.dumps(report.as_dict())
         assert "anonym" not in told.lower()
+
+
+def test_every_field_of_a_policy_is_documented() -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs" / "masking.md").read_text(encoding="utf-8")
+    for field in (*Policy.model_fields, *Column.model_fields):
+        assert f"| `{field}` |" in page, field
+    for name, field_ in Policy.model_fields.items():
+        default = str(field_.default) if field_.default is not None else "none"
+        assert f"| `{name}` | {'–' if field_.is_required() else default} |" in page, name
