@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import pandas as pd
 from . import measures
 from .classes import Ints
 from .domains import Domain
-from .hierarchies import TOP
+from .hierarchies import TOP, Hierarchy
 from .measures import Classes, Disclosure, Risk
 from .policy import Policy
 
@@ -187,9 +188,9 @@ def all_stars(classes: Classes) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
 
 def _asked(policy: Policy) -> dict[str, Any]:
     content = policy.model_dump(mode="python", exclude_defaults=True)
-    for name, column in content["columns"].items():
-        if not isinstance(column.get("hierarchy", {}), dict):
-            column["hierarchy"] = str(getattr(policy.columns[name].hierarchy, "name", "given in code"))
+    for column in content["columns"].values():
+        if isinstance(column.get("hierarchy"), Hierarchy):
+            column["hierarchy"] = "given in code"
     return {str(name): _plain(value) for name, value in content.items()}
 
 
@@ -199,6 +200,8 @@ def _plain(value: Any) -> Any:
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
+    if isinstance(value, Path):
+        return value.name  # where it lies is nobody's business
     if isinstance(value, float) and not np.isfinite(value):
         return str(value)
     return value if value is None or isinstance(value, bool | int | float) else str(value)

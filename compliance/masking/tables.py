@@ -110,9 +110,12 @@ def code(series: pd.Series[Any], name: str, reserved: tuple[str, ...] = (MISSING
     make floats of integers.
 
     Raises:
-        InputError: a value is one of the `reserved` texts, which mean something else.
+        InputError: a value is one of the `reserved` texts, which mean something else, or is no single value.
     """
-    codes, values = _factorized(series)
+    try:
+        codes, values = _factorized(series)
+    except TypeError as error:
+        raise InputError(f"{name}: holds lists or other things that can't be compared") from error
     texts = [text(value) for value in values]
     for wrong in reserved:
         if wrong in texts:
@@ -180,16 +183,18 @@ def read(path: Path) -> pd.DataFrame:
             return pd.read_parquet(path).reset_index(drop=True)
         with path.open(encoding="utf-8-sig", newline="") as file:
             header = file.readline()
-        return pd.read_csv(
+        frame = pd.read_csv(
             path,
             sep=";" if ";" in header else ",",
             dtype="str",
             keep_default_na=False,
             na_values=[""],
             encoding="utf-8-sig",
-            index_col=False,
         )
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from error
     except (ValueError, pa.ArrowException) as error:
         raise InputError(f"{path}: not a table: {str(error).splitlines()[0]}") from error
+    if not isinstance(frame.index, pd.RangeIndex):
+        raise InputError(f"{path}: its rows have more fields than its header")
+    return frame

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from foedus import cli
+from foedus.compliance.masking import recoding_local
 from foedus.compliance.masking.policy import Column, Policy
 from foedus.compliance.masking.release import mask
 from foedus.compliance.masking.tables import Role, Table, code, read
@@ -279,3 +280,43 @@ def test_every_field_of_a_policy_is_documented() -> None:
     for name, field_ in Policy.model_fields.items():
         default = str(field_.default) if field_.default is not None else "none"
         assert f"| `{name}` | {'–' if field_.is_required() else default} |" in page, name
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a,b\n1,2,3\n4,5,6\n", "more fields than its header"),
+        ("a,b\n1,2\n3,4,5\n", "not a table"),
+        ("", "not a table"),
+    ],
+)
+def test_a_csv_file_loses_no_field_silently(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(InputError, match=said):
+        read(tmp_path / "t.csv")
+    with pytest.raises(InputError, match="No such file"):
+        read(tmp_path / "u.csv")
+    (tmp_path / "t.parquet").write_text("no parquet")
+    with pytest.raises(InputError, match="not a table"):
+        read(tmp_path / "t.parquet")
+
+
+def test_a_column_of_lists_is_refused() -> None:
+    with pytest.raises(InputError, match="a: holds lists"):
+        Table.of(pd.DataFrame({"a": [[1], [2]]}), {"a": Role.QUASI})
+
+
+def test_a_report_tells_no_path(here: Path) -> None:
+    _, report = mask(read(here / "customers.csv"), Policy.load(here / "policy.yaml"))
+    assert str(here) not in json.dumps(report.as_dict()) and "city.csv" in json.dumps(report.as_dict())
+
+
+def test_a_method_that_lies_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its labels are counted from the table as written."""
+    frame = pd.DataFrame({"age": [1] * 5 + [2, 3, 4], "plan": list("abcabcab")})
+    columns = {"age": {"role": "quasi-identifier"}, "plan": {"role": "sensitive"}}
+    monkeypatch.setattr(recoding_local, "recode", lambda lattice, _: np.zeros(len(lattice.tuples), np.int64))
+    released, report = mask(frame, policy(columns))
+    assert released["age"].tolist() == ["1"] * 5 and report.utility.suppressed == pytest.approx(3 / 8)
+    with pytest.raises(Refused, match="3 of 8 rows"):
+        mask(frame, policy(columns, suppression_limit=0.1))
