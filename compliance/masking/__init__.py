@@ -1,1 +1,1 @@
-"""Masking of what a silo exports: generalised tables with their measures, and keyed pseudonyms."""
+"""Masking: what a column is, pseudonyms, formats kept, values coarsened, and tables that single nobody out."""

@@ -39,6 +39,12 @@ class Role(StrEnum):
     INSENSITIVE = "insensitive"
     """Released as it is."""
 
+    @classmethod
+    def _missing_(cls, value: object) -> Role | None:
+        """``quasi_identifier`` and ``quasi identifier`` are the same role."""
+        written = str(value).replace("_", "-").replace(" ", "-")
+        return next((role for role in cls if role == written), None)
+
 
 @dataclass(frozen=True, eq=False)
 class Coded:

@@ -274,7 +274,7 @@ def test_no_report_calls_a_table_anonymous() -> None:
 
 
 def test_every_field_of_a_policy_is_documented() -> None:
-    page = (Path(__file__).resolve().parents[3] / "docs" / "masking.md").read_text(encoding="utf-8")
+    page = (Path(__file__).resolve().parents[3] / "docs" / "masked-tables.md").read_text(encoding="utf-8")
     for field in (*Policy.model_fields, *Column.model_fields):
         assert f"| `{field}` |" in page, field
     for name, field_ in Policy.model_fields.items():
@@ -299,6 +299,11 @@ def test_a_csv_file_loses_no_field_silently(tmp_path: Path, text: str, said: str
     (tmp_path / "t.parquet").write_text("no parquet")
     with pytest.raises(InputError, match="not a table"):
         read(tmp_path / "t.parquet")
+
+
+@pytest.mark.parametrize("written", ["quasi-identifier", "quasi_identifier", "quasi identifier"])
+def test_a_role_may_be_written_in_three_ways(written: str) -> None:
+    assert Policy.of({"k": 2, "columns": {"a": {"role": written}}}).names(Role.QUASI) == ["a"]
 
 
 def test_a_column_of_lists_is_refused() -> None:
