@@ -24,7 +24,16 @@ from typing import Annotated, Literal, Self
 
 import numpy as np
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    InstanceOf,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from ...documents import read_text
 from ...errors import InputError
@@ -91,11 +100,27 @@ class Builder(_Part):
         return hierarchies.redaction(values, from_left=self.redact == "left", name=name)
 
 
+def _kind(source: object) -> str:
+    """Which kind of hierarchy is given: by its file, by how to build it, or itself."""
+    if isinstance(source, Hierarchy):
+        return "given"
+    return "built" if isinstance(source, dict | Builder) else "file"
+
+
+_KINDS = ("file", "built", "given")
+Source = Annotated[
+    Annotated[Path, Tag("file")]
+    | Annotated[Builder, Tag("built")]
+    | Annotated[InstanceOf[Hierarchy], Tag("given")],
+    Discriminator(_kind),
+]
+
+
 class Column(_Part):
     """One column. `hierarchy`, `order`, `loss` and `weight` are of quasi-identifiers, `l` to `distance` of sensitive ones."""
 
     role: Role
-    hierarchy: Path | Builder | Hierarchy | None = None
+    hierarchy: Source | None = None
     order: tuple[str, ...] | None = Field(None, description="the values in their order", min_length=1)
     loss: Loss = Loss.LEAVES
     weight: Annotated[float, Field(gt=0)] = 1.0
@@ -173,7 +198,7 @@ class Policy(_Part):
         try:
             return cls.model_validate(content)
         except ValidationError as error:
-            raise explain(error, what, tags=("Path", "path", "Builder", "is-instance[Hierarchy]")) from error
+            raise explain(error, what, tags=_KINDS) from error
 
     @classmethod
     def load(cls, path: Path | str) -> Policy:

@@ -200,6 +200,11 @@ def test_every_column_has_a_role() -> None:
             "needs l",
         ),
         ({"suppression_limit": 2}, "suppression_limit"),
+        (
+            {"columns": {"a": {"role": "quasi-identifier", "hierarchy": {"interval": [2]}}}},
+            "^policy: columns.a.hierarchy.interval: Extra inputs are not permitted",
+        ),
+        ({"columns": {"a": {"role": "quasi-identifier", "hierarchy": 3}}}, "columns.a.hierarchy: .*path"),
     ],
 )
 def test_a_policy_that_makes_no_sense_is_refused(change: dict[str, Any], said: str) -> None:
