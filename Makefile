@@ -5,6 +5,7 @@
 #   make bench-noise, bench-accountant, bench-dpsgd, bench-utility   see benchmarks/README.md
 # Against others' released packages, which it installs beside (.venv-rivals):
 #   make bench-secagg     our secure sum and theirs, timed in one run; fails if a bar is missed
+#   make bench-masking    masked tables beside anjana's, anonypy's and by pyCANON's measures
 #   make redteam-rivals   the attacks ours is tested with, on theirs
 PYTHON ?= python3
 VENV ?= .venv
@@ -21,7 +22,7 @@ export FLWR_DISABLE_UPDATE_CHECK = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: demo test redteam check install clean redteam-rivals \
-	bench-accountant bench-dpsgd bench-noise bench-secagg bench-trips bench-utility
+	bench-accountant bench-dpsgd bench-masking bench-noise bench-secagg bench-trips bench-utility
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "foedus needs Python 3.11 or newer")'
@@ -61,6 +62,12 @@ $(RIVALS_STAMP): $(STAMP) benchmarks/rivals.txt
 
 bench-secagg: $(RIVALS_STAMP)
 	$(RIVALS)/bin/python benchmarks/secagg.py $(BENCH_ARGS)
+
+# Minutes, most of them anonypy's. Reads ../shared/data, or FOEDUS_DATA. Exits non-zero on a miss. The tests that
+# compare with pyCANON run here, too: it pins an older pandas, so no extra of ours can name it.
+bench-masking: $(RIVALS_STAMP)
+	$(RIVALS)/bin/python -m pytest -q tests/compliance/masking/test_measures.py
+	$(RIVALS)/bin/python benchmarks/masking.py --write docs/benchmarks/masking.md $(BENCH_ARGS)
 
 redteam-rivals: $(RIVALS_STAMP)
 	$(RIVALS)/bin/python benchmarks/rivals_redteam.py

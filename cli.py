@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from .clients.cli import consent_app, node_app
 from .clients.ledger_cli import ledger_app
+from .clients.mask_cli import mask
 from .clients.masking_cli import columns, pseudonyms_app
 from .errors import FoedusError
 from .server.cli import server_app, study_app
@@ -43,6 +44,7 @@ app.add_typer(ledger_app, name="ledger")
 app.add_typer(treaty_app, name="treaty")
 app.add_typer(pseudonyms_app, name="pseudonyms")
 app.command()(columns)
+app.command()(mask)
 
 Orders = Annotated[
     Path | None,

@@ -34,8 +34,9 @@ from .identifiers import (
     resident_id,
 )
 from .names import address, person_name
+from .roles import Role
 from .values import clean
-from .vocabulary import Role, kind_named, public_named, trait_named
+from .vocabulary import kind_named, public_named, trait_named
 
 
 class Sort(StrEnum):
@@ -87,8 +88,8 @@ class Suggestion:
 
 # What each kind suggests. A credit code names an organisation, and may be a sole trader's.
 _ROLES = {
-    Kind.BIRTH_DATE: (Role.QUASI_IDENTIFIER, Level.INTERNAL),
-    Kind.POSTCODE: (Role.QUASI_IDENTIFIER, Level.INTERNAL),
+    Kind.BIRTH_DATE: (Role.QUASI, Level.INTERNAL),
+    Kind.POSTCODE: (Role.QUASI, Level.INTERNAL),
     Kind.CREDIT_CODE: (Role.IDENTIFYING, Level.INTERNAL),
 }
 _WITHIN = {
@@ -188,13 +189,13 @@ def _column(name: str, column: pd.Series[Any], rows: int, seed: int, tests: dict
     sort, share, why = _sort(values, uniqueness, counted[Kind.BIRTH_DATE].share)
     if trait is not None:
         role, matter = trait
-        level = Level.INTERNAL if role is Role.QUASI_IDENTIFIER else Level.SENSITIVE
+        level = Level.INTERNAL if role is Role.QUASI else Level.SENSITIVE
         return suggestion(sort, role, level, share, f"its name speaks of {matter}; {why}")
     role = {
         Sort.KEY: Role.IDENTIFYING,
         Sort.FREE_TEXT: Role.IDENTIFYING,
-        Sort.DATE: Role.QUASI_IDENTIFIER,
-        Sort.TEXT: Role.QUASI_IDENTIFIER,
+        Sort.DATE: Role.QUASI,
+        Sort.TEXT: Role.QUASI,
     }.get(sort, Role.INSENSITIVE)
     if public_named(name) and sort in (Sort.CATEGORY, Sort.TEXT):
         return suggestion(

@@ -12,7 +12,7 @@ import pandas as pd
 
 from ...errors import InputError
 from .columns import codes_of, suggest
-from .vocabulary import Role
+from .roles import Role
 
 MOST_COLUMNS = 20
 
@@ -73,9 +73,7 @@ def _candidates(frame: pd.DataFrame) -> list[str]:
     names = list(map(str, frame.columns))
     told = [s for s, name in zip(suggest(frame, rows=1000), names, strict=True) if names.count(name) == 1]
     unique = [name for name in names if names.count(name) == 1]
-    first = [
-        n for n, s in zip(unique, told, strict=True) if s.role in (Role.QUASI_IDENTIFIER, Role.SENSITIVE)
-    ]
+    first = [n for n, s in zip(unique, told, strict=True) if s.role in (Role.QUASI, Role.SENSITIVE)]
     rest = [n for n, s in zip(unique, told, strict=True) if s.role is Role.INSENSITIVE]
     return [*first, *rest][:MOST_COLUMNS]
 

@@ -3,20 +3,10 @@
 from __future__ import annotations
 
 import re
-from enum import StrEnum
 
 from .identifiers import Kind
+from .roles import Role
 from .values import clean
-
-
-class Role(StrEnum):
-    """What a column may do to a person in a table that is shown (k-anonymity's four roles)."""
-
-    IDENTIFYING = "identifying"
-    QUASI_IDENTIFIER = "quasi_identifier"
-    SENSITIVE = "sensitive"
-    INSENSITIVE = "insensitive"
-
 
 # Whole English words (snake_case, camelCase and plural taken apart), or a piece of a Chinese name.
 _KINDS: tuple[tuple[Kind, str, str], ...] = (
@@ -75,16 +65,16 @@ _TRAITS: tuple[tuple[Role, str, str, str], ...] = (
         "customerid custid userid uid memberid clientid accountid customerno userno memberno clientno accountno",
         "客户号 客户编号 客户ID 会员号 会员编号 会员ID 用户号 用户编号 用户ID 账户号 客户代码",
     ),
-    (Role.QUASI_IDENTIFIER, "sex", "gender sex", "性别"),
-    (Role.QUASI_IDENTIFIER, "age", "age", "年龄 周岁"),
+    (Role.QUASI, "sex", "gender sex", "性别"),
+    (Role.QUASI, "age", "age", "年龄 周岁"),
     (
-        Role.QUASI_IDENTIFIER,
+        Role.QUASI,
         "place",
         "city province state county district region country town nationality birthplace",
         "省 城市 市 区县 地区 国籍 籍贯 户籍 街道",
     ),
     (
-        Role.QUASI_IDENTIFIER,
+        Role.QUASI,
         "walk of life",
         "job occupation profession employer company education degree school marital children household title",
         "职业 职务 单位 公司 学历 学校 婚姻 子女 家庭",

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from foedus.compliance.masking.columns import Level, Sort, Suggestion, suggest
 from foedus.compliance.masking.identifiers import Kind, id_check
+from foedus.compliance.masking.roles import Role
 from foedus.compliance.masking.singling_out import quasi_identifiers
-from foedus.compliance.masking.vocabulary import Role, kind_named, public_named, trait_named
+from foedus.compliance.masking.vocabulary import kind_named, public_named, trait_named
 from foedus.errors import InputError
 
 N = 300
@@ -58,7 +59,7 @@ def only(name: str, values: list[object]) -> Suggestion:
         ("email", Kind.EMAIL, Role.IDENTIFYING, Level.SENSITIVE),
         ("name", Kind.NAME, Role.IDENTIFYING, Level.SENSITIVE),
         ("address", Kind.ADDRESS, Role.IDENTIFYING, Level.SENSITIVE),
-        ("born", Sort.DATE, Role.QUASI_IDENTIFIER, Level.INTERNAL),
+        ("born", Sort.DATE, Role.QUASI, Level.INTERNAL),
         ("amount", Sort.NUMBER, Role.INSENSITIVE, Level.INTERNAL),
         ("note", Sort.FREE_TEXT, Role.IDENTIFYING, Level.SENSITIVE),
         ("category", Sort.CATEGORY, Role.INSENSITIVE, Level.INTERNAL),
@@ -101,7 +102,7 @@ def test_what_a_name_says(name: object, kind: Kind | None) -> None:
 def test_what_names_say_of_traits() -> None:
     assert trait_named("annual_salary") == (Role.SENSITIVE, "money")
     assert trait_named("民族") == (Role.SENSITIVE, "belief or origin")
-    assert trait_named("Gender") == (Role.QUASI_IDENTIFIER, "sex")
+    assert trait_named("Gender") == (Role.QUASI, "sex")
     assert trait_named("openId") == (Role.IDENTIFYING, "device or account")
     assert trait_named("average") is None and trait_named("traces") is None
     assert public_named("sku") and not public_named("customer")
