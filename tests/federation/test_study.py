@@ -292,4 +292,4 @@ def test_an_mlp_is_priced_by_its_size() -> None:
     study = resolve(mlp, CONTENT, DOCUMENT.digest)
     assert study.parameters == 12 * 8 + 8 + 1 + 11  # the linear path beside it
     assert study.round(1, CONTENT).dimension == study.parameters + 1
-    assert study.tasks == ("train",) * 120 + ("evaluate",)
+    assert study.tasks == ("train",) * 250 + ("evaluate",)
