@@ -67,6 +67,14 @@ def test_every_files_digest_is_in_the_manifest(
             verify(rewrite(change))
 
 
+def test_a_file_that_no_check_looks_at_is_refused(bundle: Tampered, tmp_path: Path) -> None:
+    for name in ("release/weights.json", "../../release/model.json", "README.txt"):
+        extra = Tampered(bundle.path, bundle.world)
+        extra.files[name] = b"{}"
+        with pytest.raises(VerificationError, match="has no place in a bundle"):
+            verify(extra.write(tmp_path / "b.zip"))
+
+
 def test_a_manifest_by_another_key_is_refused(bundle: Tampered, tmp_path: Path) -> None:
     with pytest.raises(VerificationError, match=r"check 1 \(bundle\)"):
         verify(bundle.write(tmp_path / "b.zip", key=SigningKey.generate()))

@@ -72,6 +72,21 @@ def _resign_answers(b: Tampered, change: Callable[[dict[str, Any]], None], silos
     b.lines("rounds.jsonl", edit)
 
 
+def _resign_upload(b: Tampered, change: Callable[[dict[str, Any]], None]) -> None:
+    def edit(rounds: list[Any]) -> None:
+        uploads = rounds[0]["transcript"]["uploads"]
+        payload = uploads[0]["payload"]
+        change(payload)
+        silo = payload["silo"]
+        uploads[0] = Envelope(uploads[0]["kind"], payload).signed(silo, b.silo_key(silo)).to_json()
+
+    b.lines("rounds.jsonl", edit)
+
+
+def _released(entries: list[Any], **changes: Any) -> None:
+    next(e for e in entries if e["action"] == "released")["details"].update(changes)
+
+
 def _without(survivor: bool, upload: bool) -> Callable[[list[Any]], None]:
     def edit(rounds: list[Any]) -> None:
         if survivor:
@@ -131,7 +146,13 @@ COORDINATOR: dict[str, tuple[int, Tamper]] = {
     "log rewritten: no start": (4, lambda b: b.log(lambda e: e.pop(_place(e, "run.started")))),
     "log rewritten: an earlier entry edited": (10, lambda b: b.log(lambda e: e[0].update(actor="nobody"))),
     "log rewritten: an entry slipped in": (10, lambda b: b.log(lambda e: e.insert(0, e[0]))),
+    "log rewritten: started twice": (
+        4, lambda b: b.log(lambda e: e.insert(_place(e, "run.started"), e[_place(e, "run.started")]))
+    ),
+    "log rewritten: an approval less": (5, lambda b: b.log(lambda e: e.pop(_place(e, "study.approved")))),
     # 6: keys
+    "a batch twice": (6, lambda b: b.json("keys.json", lambda k: k.append(k[0]))),
+    "a silo's keys twice": (6, lambda b: b.json("keys.json", lambda k: k[0]["keys"].append(k[0]["keys"][0]))),
     "keys of another run": (4, lambda b: b.json("keys.json", lambda k: k[0]["context"].update(run="2"))),
     "keys of another batch": (6, lambda b: b.json("keys.json", lambda k: k[0]["context"].update(batch=7))),
     "a key's signature broken": (6, lambda b: b.json("keys.json", lambda k: _broken_signature(k[0]["keys"][0]))),
@@ -158,7 +179,22 @@ COORDINATOR: dict[str, tuple[int, Tamper]] = {
     "a sum changed, and the log": (9, lambda b: edit_sum(b, logged=True)),
     "a sum that is text": (7, lambda b: b.lines("rounds.jsonl", lambda r: r[0].update(total=["x"]))),
     "rounds that are no objects": (7, lambda b: b.lines("rounds.jsonl", lambda r: [1, 2])),
+    "a sum with a half": (
+        7, lambda b: b.lines("rounds.jsonl", lambda r: r[0].update(total=[r[0]["total"][0] + 0.5, *r[0]["total"][1:]]))
+    ),
+    "a round with a note": (7, lambda b: b.lines("rounds.jsonl", lambda r: r[0].update(note="checked by TÜV"))),
+    "answers naming others who answer": (7, lambda b: _resign_answers(b, lambda p: p.update(answering="0" * 64), 4)),
+    "an upload masked with others": (7, lambda b: _resign_upload(b, lambda p: p.update(participants="0" * 64))),
+    "an upload on another graph": (7, lambda b: _resign_upload(b, lambda p: p.update(topology="0" * 64))),
     # 9: the release
+    "δ claimed lower": (9, lambda b: b.release("model.json", lambda p: p.update(delta=1e-12))),
+    "δ claimed lower in the metrics": (9, lambda b: b.release("metrics.json", lambda p: p.update(delta=1e-12))),
+    "ε in the log lower": (9, lambda b: b.log(lambda e: _released(e, epsilon=0.1))),
+    "a metric nobody measured": (9, lambda b: b.release("metrics.json", lambda p: p["metrics"].update(recall=0.99))),
+    "a claim nobody checked": (9, lambda b: b.release("model.json", lambda p: p.update(audited="by TÜV"))),
+    "weights as text": (9, lambda b: b.release("model.json", lambda p: p.update(weights=[str(w) for w in p["weights"]]))),
+    "a model called metrics": (9, lambda b: b.release("model.json", lambda p: p.update(what="metrics"))),
+    "a feature's 1 for true": (9, lambda b: b.release("model.json", lambda p: p["features"][0].update(log=1))),
     "weights changed": (9, lambda b: b.release("model.json", lambda p: p["weights"].reverse(), logged=False)),
     "weights changed, and the log": (9, lambda b: b.release("model.json", lambda p: p["weights"].reverse())),
     "a feature's bounds changed": (9, lambda b: b.release("model.json", lambda p: p["features"][0].update(upper=9.0))),
@@ -183,6 +219,12 @@ COORDINATOR: dict[str, tuple[int, Tamper]] = {
     "a receipt of another run": (10, lambda b: b.receipt(0, lambda p: p.update(run="2"))),
     "a receipt that paid less": (10, lambda b: b.receipt(0, lambda p: p.update(epsilon=0.01))),
     "a receipt of another noise": (10, lambda b: b.receipt(0, lambda p: p["rounds"][0].update(shares=9))),
+    "a receipt at another δ": (10, lambda b: b.receipt(0, lambda p: p.update(delta=0.5, epsilon=0.01))),
+    "a receipt that forgot rounds and their cost": (10, lambda b: b.receipt(0, lambda p: p.update(rounds=[], epsilon=0.0))),
+    "a receipt under another treaty": (10, lambda b: b.receipt(0, lambda p: p.update(treaty="0" * 64))),
+    "a receipt of another task": (10, lambda b: b.receipt(0, lambda p: p["rounds"][0].update(task="evaluate"))),
+    "a receipt with a claim": (10, lambda b: b.receipt(0, lambda p: p.update(note="all deleted"))),
+    "a receipt that is not in the log": (10, lambda b: b.receipt(0, lambda p: p.update(epsilon=9.0), logged=False)),
     "a receipt of a round there was not": (10, lambda b: b.receipt(0, lambda p: p["rounds"][0].update(round=99))),
     "a receipt of another sum": (10, lambda b: b.receipt(0, lambda p: p["sums"].update({"1": "0" * 64}))),
     "receipts that checked too few sums": (10, lambda b: [b.receipt(i, lambda p: p["sums"].pop("2")) for i in range(3)]),
