@@ -25,6 +25,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,14 @@ from .tasks import evaluate, train
 _COPIED = ("purpose", "table", "model", "features", "scaling", "label")
 _RELEASED = {"study", "run", "epsilon", "delta", "mode", "what"}
 _MODEL = {*_COPIED, "learned", "weights"}
+_SAID = {
+    UPLOAD: {
+        *("context", "round", "silo", "task", "topology", "participants", "dimension", "bits"),
+        *("model", "vector", "check"),
+    },
+    CONFIRM: {"context", "round", "silo", "topology", "survivors"},
+    ANSWER: {"context", "round", "silo", "survivors", "answering", "shares"},
+}
 _RECEIPT = {"silo", "treaty", "study", "run", "rounds", "epsilon", "delta", "sums", "ledger", "log"}
 
 
@@ -56,6 +65,13 @@ def _only(value: Mapping[str, Any], names: set[str], what: str) -> None:
     """Raise unless these are the fields: what nobody re-checks would pass for checked."""
     if set(value) != names:
         raise VerificationError(f"{what}: fields missing or unknown: {', '.join(sorted(set(value) ^ names))}")
+
+
+def _sole(envelope: Envelope) -> Envelope:
+    """The document, if one signature is on it: a second one, which nobody checks, would pass for checked."""
+    if len(envelope.signatures) != 1:
+        raise VerificationError(f"a {envelope.kind} bears {len(envelope.signatures)} signatures, not one")
+    return envelope
 
 
 @dataclass(frozen=True)
@@ -138,6 +154,7 @@ class _Bundle:
         self._batch_silos: dict[str, tuple[str, ...]] = {}
         self._totals: dict[int, Any] = {}
         self._models: dict[int, Any] = {}
+        self._roots: dict[int, bytes] = {}
 
     def steps(self) -> list[tuple[str, Any]]:
         return [
@@ -162,7 +179,7 @@ class _Bundle:
         self.treaty_envelope = Envelope.loads(self._file("treaty.json"))
         self.treaty = treaty.parse(self.treaty_envelope)
         coordinator = self.treaty.coordinator
-        self._manifest.check(evidence.KIND, coordinator.origin, coordinator.signing_key)
+        _sole(self._manifest).check(evidence.KIND, coordinator.origin, coordinator.signing_key)
         return f"{len(self._files)} files match the manifest signed by {coordinator.origin}"
 
     def _check_treaty(self) -> str:  # 2
@@ -177,21 +194,38 @@ class _Bundle:
         return f"signed by {len(self.treaty.parties)} parties, and it is your own copy"
 
     def _check_study(self) -> str:  # 3
-        self.study_envelope = Envelope.loads(self._file("study.json"))
+        self.study_envelope = _sole(Envelope.loads(self._file("study.json")))
         self.study = studies.verify(self.study_envelope, self.treaty, self.treaty_envelope.digest)
         return f"signed by {self.study.author}; {self.study.purpose}, ε ≤ {self.study.privacy.epsilon:g}"
 
+    @cached_property
+    def _lines(self) -> list[bytes]:
+        return self._file("log/entries.jsonl").splitlines()
+
+    @cached_property
     def _entries(self) -> list[dict[str, Any]]:
-        return [parse_json(line) for line in self._file("log/entries.jsonl").splitlines()]
+        return [parse_json(line) for line in self._lines]
+
+    @cached_property
+    def _about(self) -> list[tuple[int, dict[str, Any]]]:
+        digest = self.study_envelope.digest
+        return [(i, e) for i, e in enumerate(self._entries) if e["subject"] == digest]
+
+    def _root(self, size: int) -> bytes:
+        """The root of the log's first `size` entries; receipts ask for a few sizes only."""
+        if size not in self._roots:
+            self._roots[size] = root_from_leaves(self._leaves[:size])
+        return self._roots[size]
+
+    @cached_property
+    def _leaves(self) -> list[bytes]:
+        return [leaf_hash(line) for line in self._lines]
 
     def _mine(self, action: str) -> list[tuple[int, dict[str, Any]]]:
-        digest = self.study_envelope.digest
-        return [
-            (i, e) for i, e in enumerate(self._entries()) if e["action"] == action and e["subject"] == digest
-        ]
+        return [(i, e) for i, e in self._about if e["action"] == action]
 
     def _check_approvals(self) -> str:  # 4
-        given = [Envelope.from_json(a) for a in parse_json(self._file("approvals.json"))]
+        given = [_sole(Envelope.from_json(a)) for a in parse_json(self._file("approvals.json"))]
         self.run = str(parse_json(self._file("keys.json"))[0]["context"]["run"])
         started = [(i, e) for i, e in self._mine("run.started") if e["details"]["run"] == self.run]
         if len(started) != 1:  # with two, one could have its order and the other its time looked at
@@ -210,13 +244,12 @@ class _Bundle:
         return f"{len(given)} signatures, levels {', '.join(self.treaty.approval_chain)}; none by the author"
 
     def _check_log(self) -> str:  # 5
-        lines = self._file("log/entries.jsonl").splitlines()
-        coordinator = self.treaty.coordinator
+        lines, coordinator = self._lines, self.treaty.coordinator
         note = self._file("log/checkpoint.txt").decode()
         head = open_checkpoint(note, coordinator.origin, coordinator.signing_key)
         if head.origin != coordinator.origin or head.size != len(lines):
             raise VerificationError(f"the head is of {head.size} entries, the bundle has {len(lines)}")
-        if root_from_leaves([leaf_hash(line) for line in lines]) != head.root:
+        if self._root(len(lines)) != head.root:
             raise VerificationError("the entries do not hash to the signed head: one was changed")
         submitted, approved = self._mine("study.submitted"), self._mine("study.approved")
         chain = self.treaty.approval_chain
@@ -242,7 +275,7 @@ class _Bundle:
                 raise VerificationError("keys of another study or run")
             silos = []
             for document in batch["keys"]:
-                envelope = Envelope.from_json(document)
+                envelope = _sole(Envelope.from_json(document))
                 silo = str(envelope.payload["silo"])
                 Advertisement.verify(envelope, context, silo, roster.key(silo))
                 if silo in silos:
@@ -320,9 +353,10 @@ class _Bundle:
     def _statements(self, documents: list[Any], kind: str, number: int) -> dict[str, dict[str, Any]]:
         found: dict[str, dict[str, Any]] = {}
         for document in documents:
-            envelope = Envelope.from_json(document)
+            envelope = _sole(Envelope.from_json(document))
             silo = str(envelope.payload["silo"])
             envelope.check(kind, silo, self._roster.key(silo))
+            _only(envelope.payload, _SAID[kind], f"round {number}: a statement of {silo}")
             context = self._contexts.get(str(envelope.payload["context"]))
             if context is None or envelope.payload["round"] != number or number not in context.rounds:
                 raise VerificationError(
@@ -379,7 +413,7 @@ class _Bundle:
                 if f"release/{name}" in self._files or name in logged:
                     raise VerificationError(f"{name} was released against the study's release rule")
                 continue
-            envelope = Envelope.loads(self._file(f"release/{name}"))
+            envelope = _sole(Envelope.loads(self._file(f"release/{name}")))
             envelope.check("release", coordinator.origin, coordinator.signing_key)
             if name not in logged or logged[name]["digest"] != envelope.digest:
                 raise VerificationError(f"{name} is not the release in the log")
@@ -418,8 +452,6 @@ class _Bundle:
             raise VerificationError(f"{what} can't be recomputed from the sums")
 
     def _check_receipts(self) -> str:  # 10
-        lines = self._file("log/entries.jsonl").splitlines()
-        leaves = [leaf_hash(line) for line in lines]
         logged = {
             e["details"]["silo"]: e["details"]
             for _, e in self._mine("receipt")
@@ -429,7 +461,7 @@ class _Bundle:
         witness, seen = mode.witness, set[str]()
         checked: dict[int, set[str]] = {}
         for document in parse_json(self._file("receipts.json")):
-            envelope = Envelope.from_json(document)
+            envelope = _sole(Envelope.from_json(document))
             told = envelope.payload
             silo = str(told["silo"])
             envelope.check("receipt", silo, self._roster.key(silo))
@@ -441,7 +473,7 @@ class _Bundle:
             if told["silo"] not in logged or logged[told["silo"]]["digest"] != envelope.digest:
                 raise VerificationError(f"the receipt of {silo} is not the one in the log")
             size = told["log"]["size"]
-            if not 0 < size <= len(leaves) or root_from_leaves(leaves[:size]).hex() != told["log"]["root"]:
+            if not 0 < size <= len(self._lines) or self._root(size).hex() != told["log"]["root"]:
                 raise VerificationError(
                     f"{silo} saw another log than this one: the server showed two histories"
                 )
@@ -476,7 +508,7 @@ class _Bundle:
             if told["epsilon"] + 1e-9 < own.epsilon(told["delta"]):
                 raise VerificationError(f"{silo}'s ledger says less than its rounds cost")
         # All heads in the log, of other studies too: a budget that came back came back for this study as well.
-        ledger_heads.check_log(self._entries(), self._roster.key)
+        ledger_heads.check_log(self._entries, self._roster.key)
         # Fewer could be just those that were shown this log, and the others another one.
         if len(seen) < self.treaty.threshold:
             raise VerificationError(f"{len(seen)} receipts, {self.treaty.threshold} are needed")

@@ -125,6 +125,9 @@ COORDINATOR: dict[str, tuple[int, Tamper]] = {
     "an approval that is a rejection": (
         4, lambda b: b.json("approvals.json", lambda a: [_approval(b, "bruno", decision="reject"), *a[1:]])
     ),
+    "an approval with a second signature": (
+        4, lambda b: b.json("approvals.json", lambda a: a[0]["signatures"].update(auditor="A" * 88))
+    ),
     "an approval of less ε": (4, lambda b: b.json("approvals.json", lambda a: [_approval(b, "bruno", epsilon=1.0), *a[1:]])),
     "an approval that had expired": (
         4,
@@ -184,6 +187,7 @@ COORDINATOR: dict[str, tuple[int, Tamper]] = {
     ),
     "a round with a note": (7, lambda b: b.lines("rounds.jsonl", lambda r: r[0].update(note="checked by TÜV"))),
     "answers naming others who answer": (7, lambda b: _resign_answers(b, lambda p: p.update(answering="0" * 64), 4)),
+    "an answer with a note": (7, lambda b: _resign_answers(b, lambda p: p.update(note="x"), 1)),
     "an upload masked with others": (7, lambda b: _resign_upload(b, lambda p: p.update(participants="0" * 64))),
     "an upload on another graph": (7, lambda b: _resign_upload(b, lambda p: p.update(topology="0" * 64))),
     # 9: the release
@@ -193,6 +197,9 @@ COORDINATOR: dict[str, tuple[int, Tamper]] = {
     "a metric nobody measured": (9, lambda b: b.release("metrics.json", lambda p: p["metrics"].update(recall=0.99))),
     "a claim nobody checked": (9, lambda b: b.release("model.json", lambda p: p.update(audited="by TÜV"))),
     "weights as text": (9, lambda b: b.release("model.json", lambda p: p.update(weights=[str(w) for w in p["weights"]]))),
+    "a release with a stranger's signature": (
+        9, lambda b: b.json("release/model.json", lambda m: m["signatures"].update(auditor="A" * 88))
+    ),
     "a model called metrics": (9, lambda b: b.release("model.json", lambda p: p.update(what="metrics"))),
     "a feature's 1 for true": (9, lambda b: b.release("model.json", lambda p: p["features"][0].update(log=1))),
     "weights changed": (9, lambda b: b.release("model.json", lambda p: p["weights"].reverse(), logged=False)),
