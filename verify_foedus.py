@@ -602,6 +602,7 @@ def digest(found: dict[str, Any]) -> str:
 def check_signed(found: dict[str, Any], kind: str, signer: str, key: str) -> None:
     must(found["kind"] == kind, f"a {kind} was expected, this is a {found['kind']}")
     must(signer in found["signatures"], f"{kind}: {signer} has not signed it")
+    must(kind == "treaty" or len(found["signatures"]) == 1, f"{kind}: there are signatures on it that nobody checks")
     holds = verify(unb64(key), unb64(found["signatures"][signer]), covered(found))
     must(holds, f"{kind}: the signature of {signer} does not hold")
 
