@@ -205,7 +205,7 @@ class Case:
         self.contexts: dict[str, dict[str, Any]] = {}
         count = 0
         for batch in parse(self.file("keys.json"), "keys.json"):
-            context = fits(batch["context"], CONTEXT, "keys: context")
+            context = fits(batch, {"context": CONTEXT, "keys": list}, "keys")["context"]
             must((context["treaty"], context["study"], context["run"]) == (self.treaty_digest, self.digest, self.run),
                  "keys of another treaty, study or run")
             silos: dict[str, str] = {}

@@ -22,6 +22,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -58,6 +59,7 @@ _SAID = {
     CONFIRM: {"context", "round", "silo", "topology", "survivors"},
     ANSWER: {"context", "round", "silo", "survivors", "answering", "shares"},
 }
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _RECEIPT = {"silo", "treaty", "study", "run", "rounds", "epsilon", "delta", "sums", "ledger", "log"}
 
 
@@ -264,6 +266,8 @@ class _Bundle:
         roster, count = self._roster, 0
         for batch in parse_json(self._file("keys.json")):
             told = batch["context"]
+            _only(batch, {"context", "keys"}, "a batch")
+            _only(told, {"treaty", "study", "run", "batch", "rounds"}, "the context of a batch")
             context = Context(
                 told["treaty"], told["study"], told["run"], told["batch"], tuple(told["rounds"])
             )
@@ -357,6 +361,9 @@ class _Bundle:
             silo = str(envelope.payload["silo"])
             envelope.check(kind, silo, self._roster.key(silo))
             _only(envelope.payload, _SAID[kind], f"round {number}: a statement of {silo}")
+            opaque = [envelope.payload[name] for name in ("vector", "shares") if name in envelope.payload]
+            if not all(isinstance(value, str) and _DIGEST.fullmatch(value) for value in opaque):
+                raise VerificationError(f"round {number}: a statement of {silo} with a digest that is none")
             context = self._contexts.get(str(envelope.payload["context"]))
             if context is None or envelope.payload["round"] != number or number not in context.rounds:
                 raise VerificationError(
