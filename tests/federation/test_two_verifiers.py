@@ -11,7 +11,9 @@ Where they differ, and why (nothing below meets these cases):
 
 from __future__ import annotations
 
+import base64
 import copy
+import hashlib
 import json
 import random
 import zipfile
@@ -122,6 +124,45 @@ def test_a_head_that_this_log_does_not_continue_is_refused(
     kept.write_bytes(bundle.files["log/checkpoint.txt"])
     found = one_file_says(good.run.evidence, treaty, capsys, "--witnessed-head", str(kept))
     assert "11 witnessed head: the coordinator has not signed it" in found
+
+
+def cosigned(
+    bundle: Tampered, party: str, kind: bytes, *, time: int = 1_700_000_000, signs: str = ""
+) -> bytes:
+    """The log's head with one more line: a plain signature (kind 1), or a cosignature/v1 with its time (kind 4)."""
+    note = bundle.files["log/checkpoint.txt"].decode()
+    text, key = note.rpartition("\n\n")[0] + "\n", bundle.silo_key(signs or party)
+    public = base64.b64decode(dict(key_lines(bundle))[party])
+    name = hashlib.sha256(party.encode() + b"\n" + kind + public).digest()[:4]
+    stamp = time.to_bytes(8, "big") if kind == b"\x04" else b""
+    said = (f"cosignature/v1\ntime {time}\n" if stamp else "") + text
+    line = base64.b64encode(name + stamp + key.sign(said.encode())).decode()
+    return f"{note}— {party} {line}\n".encode()
+
+
+def key_lines(bundle: Tampered) -> list[tuple[str, str]]:
+    return [(p.name, p.signing_key) for p in bundle.world.treaty.parties]
+
+
+@pytest.mark.parametrize("kind", [b"\x01", b"\x04"], ids=["plain", "cosignature/v1"])
+def test_cosignatures_of_parties_must_hold(
+    bundle: Tampered, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: bytes
+) -> None:
+    treaty = bundle.world.server / "treaty.json"
+    own, other = list(bundle.world.homes)[:2]
+    whole = bundle.files["log/checkpoint.txt"]
+    bundle.files["log/checkpoint.txt"] = cosigned(bundle, own, kind)
+    path = bundle.write(tmp_path / "b.zip")
+    assert one_file.main([str(path), "--treaty", str(treaty)]) == 0
+    assert f"cosigned by: {own}" in capsys.readouterr().out
+    bundle.files["log/checkpoint.txt"] = whole
+    bundle.files["log/checkpoint.txt"] = cosigned(bundle, own, kind, signs=other)
+    path = bundle.write(tmp_path / "b.zip")
+    assert f"the signature of {own} does not hold" in one_file_says(path, treaty, capsys)
+    assert foedus_says(path, treaty) == "", "the note format lets it ignore keys it doesn't ask for"
+    bundle.files["log/checkpoint.txt"] = whole + "— a.stranger/key AAAAAAAA\n".encode()
+    path = bundle.write(tmp_path / "b.zip")
+    assert one_file_says(path, treaty, capsys) == foedus_says(path, treaty) == ""
 
 
 # ── anything, anywhere ───────────────────────────────────────────────────────────────────────────
