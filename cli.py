@@ -131,7 +131,8 @@ def verify(
 ) -> None:
     """Re-check a study's evidence offline: signatures, log, rounds, ε, and the model from its sums.
 
-    Exits 0 if everything holds, 4 at the first thing that does not.
+    Exits 0 if everything holds, 4 at the first thing that does not. Don't trust this program? verify_foedus.py,
+    one file of standard library, checks the same: read it and keep your own copy (docs/for-officers.md).
 
     Example: foedus verify evidence.zip --treaty treaty.json
     """

@@ -28,11 +28,20 @@ class Document(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+_P = 2**255 - 19
+_ORDER_8 = 2707385501144840649318225287225658788936804267575313519463743609750303402022
+_SMALL = {0, 1, _P - 1, _ORDER_8, _P - _ORDER_8}
+"""The y of the points of small order on Curve25519: under such a key anybody can sign anything."""
+
+
 def _check_key(value: str) -> str:
     try:
-        unb64(value, length=32)
+        key = unb64(value, length=32)
     except InputError as error:
         raise ValueError(error.message) from error
+    # OpenSSL takes these keys, also spelt with y ≥ p (RFC 8032, section 5.1.7 leaves it to whoever pins the key).
+    if (int.from_bytes(key, "little") & (1 << 255) - 1) % _P in _SMALL:
+        raise ValueError("a key of small order: anybody could sign under it")
     return value
 
 

@@ -18,7 +18,16 @@ import foedus
 
 ROOT = Path(__file__).parent.parent
 ROOMS = ("clients", "compliance", "demo", "federation", "privacy", "server")
-MODULES = ("__init__.py", "__main__.py", "cli.py", "documents.py", "durable.py", "errors.py", "py.typed")
+MODULES = (
+    "__init__.py",
+    "__main__.py",
+    "cli.py",
+    "documents.py",
+    "durable.py",
+    "errors.py",
+    "py.typed",
+    "verify_foedus.py",
+)
 SOURCES = sorted(
     [ROOT / m for m in MODULES if m.endswith(".py")]
     + [f for room in ROOMS for f in (ROOT / room).rglob("*.py")]
