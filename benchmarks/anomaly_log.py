@@ -22,7 +22,7 @@ from foedus.compliance.anomalies.events import Access
 PEOPLE, DAYS = 200, 90
 BULK, DRIPS, NIGHTS = 60, 40, 10
 ZONE = ZoneInfo("Europe/Berlin")
-FIRST = datetime(2026, 1, 12)  # noqa: DTZ001 -- local time; a Monday
+FIRST = datetime(2026, 1, 12)
 WARM_UP = 21  # days before anything is planted
 
 

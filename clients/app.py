@@ -183,8 +183,11 @@ class SiloApp:
             else earlier.trainer
         )
         # A first look at the cohort, so that a table that can't serve is refused before keys are made.
+        customers = 0
         for side in sorted({SIDES[task] for task in study.tasks}):
-            self.guard.check_size(trainer.dataset(side, self.guard.cohort(permit)).size)
+            size = trainer.dataset(side, self.guard.cohort(permit)).size
+            self.guard.check_size(size)
+            customers += size
         keys = silo.advertise()
         follower = Follower(study) if earlier is None else earlier.follower
         lineage = uuid4() if earlier is None else earlier.lineage_id
@@ -197,9 +200,11 @@ class SiloApp:
             {
                 "run": request.run,
                 "title": study.title,
+                "author": study.author,
                 "purpose": study.purpose,
                 "mode": study.privacy.mode.name,
                 "epsilon": price(study, treaty),
+                "question": self.guard.describe(permit, customers),
             },
         )
         if earlier is None:

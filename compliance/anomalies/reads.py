@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import astuple, dataclass, field
-from datetime import date, datetime
 from typing import Any
 
 from .alerts import Alert, Basis
@@ -25,6 +24,7 @@ from .policy import Policy
 _EVIDENCE = 200  # entries an alert names at most, a day
 _LEAST_READS = 20  # sizes from which an actor has a typical size of their own
 _LEAST_PEERS = 5
+_STRENGTH: tuple[Basis, ...] = ("policy", "peers", "own")  # from the weakest
 _DEFAULT = Typical(math.log1p(100), 1.5)  # where nobody has history: reads of 100 rows, within 5 to 2,000
 
 
@@ -121,7 +121,7 @@ class Reads:
             day.odd_rows += event.rows
             if len(day.odd) < _EVIDENCE:
                 day.odd.append(event.id)
-        usual, basis = self._typical(person.reads, _LEAST_READS, peers and peers.reads)
+        usual, basis = self._typical(person.reads, _LEAST_READS, peers.reads if peers else None)
         above = usual.deviations(event.rows)
         # Among usual hours size alone speaks, so it must be out of proportion, too: for who reads evenly, five
         # deviations are a report of seven times the usual
@@ -144,7 +144,7 @@ class Reads:
         self, person: Person, day: Day, event: Access, peers: _Peers | None, hours_of: Basis
     ) -> Iterator[Alert]:
         """The day's rows at unusual hours, against usual days: a bulk read in pieces."""
-        usual, basis = self._typical(person.totals, self._policy.established, peers and peers.totals)
+        usual, basis = self._typical(person.totals, self._policy.established, peers.totals if peers else None)
         above = usual.deviations(day.odd_rows)
         if day.told or day.odd_rows < self._policy.least_rows or above < self._policy.bulk_off:
             return
@@ -157,7 +157,7 @@ class Reads:
     ) -> Iterator[Alert]:
         """Days with reads at unusual hours, in the last 7 and 14, against the actor's rate of such days."""
         policy, rate = self._policy, person.habit.odd_rate
-        usual, basis = self._typical(person.totals, policy.established, peers and peers.totals)
+        usual, basis = self._typical(person.totals, policy.established, peers.totals if peers else None)
         for window in (policy.delay // 2, policy.delay):
             days = [d for n, d in sorted(person.days.items()) if today - window < n <= today and d.far]
             rows, mean = sum(d.far_rows for d in days), rate * window
@@ -315,4 +315,4 @@ def _pooled(people: list[Typical]) -> Typical:
 
 
 def _weaker(*bases: Basis) -> Basis:
-    return next(b for b in ("policy", "peers", "own") if b in bases)  # type: ignore[return-value]
+    return next(b for b in _STRENGTH if b in bases)
