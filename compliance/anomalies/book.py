@@ -135,14 +135,11 @@ class Book:
                 except FoedusError as error:
                     wrong.append(f"{sink.name}, alert {alert.id}: {error.message}")
                     due = now.timestamp() + min(_FIRST_WAIT * 2 ** min(tries, 20), _LONGEST_WAIT)
-                    change = (
-                        "UPDATE outbox SET tries = tries + 1, due = ? WHERE alert = ? AND sink = ?",
-                        (due,),
-                    )
+                    change, first = "UPDATE outbox SET tries = tries + 1, due = ?", [due]
                 else:
-                    change = ("DELETE FROM outbox WHERE alert = ? AND sink = ?", ())
+                    change, first = "DELETE FROM outbox", []
                 with transaction(self._path) as db:
-                    db.execute(change[0], (*change[1], alert.id, sink.name))
+                    db.execute(f"{change} WHERE alert = ? AND sink = ?", (*first, alert.id, sink.name))
         return wrong
 
     def _due(self, sink: str, now: datetime) -> list[tuple[Alert, int]]:
