@@ -62,7 +62,7 @@ def read(path: Path) -> pd.DataFrame:
 def test_columns_are_suggested_and_no_value_is_shown(desk: Path, foedus: Run) -> None:
     code, out, _ = foedus("columns", desk / "t.csv", "--singling-out")
     assert code == 0 and "for an officer to decide" in out
-    assert "手机" in out and "phone" in out and "quasi identifier" in out and "[note]" in out
+    assert "手机" in out and "phone" in out and "quasi-identifier" in out and "[note]" in out
     assert "single out" in out and "13800" not in out and "甲" not in out
 
 
