@@ -28,8 +28,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..errors import InputError
-from .auditlog.database import Schema, append_only, connection, establish, transaction
+from ...errors import InputError
+from ..auditlog.database import Schema, append_only, connection, establish, transaction
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PURPOSE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[^\s<>\"{}|\\^`]+")
