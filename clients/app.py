@@ -184,7 +184,7 @@ class SiloApp:
         )
         # A first look at the cohort, so that a table that can't serve is refused before keys are made.
         for side in sorted({SIDES[task] for task in study.tasks}):
-            self.guard.check_size(trainer.dataset(side, self.guard.cohort(permit)).size)
+            self.guard.check_size(trainer.dataset(side, self.guard.cohort(permit).frame).size)
         keys = silo.advertise()
         follower = Follower(study) if earlier is None else earlier.follower
         lineage = uuid4() if earlier is None else earlier.lineage_id
@@ -252,7 +252,7 @@ class SiloApp:
         side = side_of(plan)
         ref = guard.reserve(permit, plan)  # 4
         try:
-            dataset = run.trainer.dataset(side, cohort)  # 5
+            dataset = run.trainer.dataset(side, cohort.frame)  # 5
             guard.check_size(dataset.size)
             vector = run.trainer.contribution(plan, dataset, sent)  # 6, 7
             masked, header = run.silo.mask(plan.round, vector, plan.ring, task=plan.task, model=digest(model))

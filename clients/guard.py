@@ -20,25 +20,25 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-import pandas as pd
-
 from ..compliance import approvals, treaty
 from ..compliance.auditlog.checkpoint import Checkpoint
 from ..compliance.auditlog.log import AuditLog
 from ..compliance.auditlog.merkle import grow, leaf_hash, root_from_edge, verify_inclusion
 from ..compliance.auditlog.witness import HeadKeeper
-from ..compliance.consent import ConsentRegister
+from ..compliance.consent import Ask, ConsentRegister
 from ..documents import Envelope, Payload, parse_json
 from ..errors import InputError, ProtocolError, Refused, VerificationError
 from ..federation import ledger_heads
 from ..federation import study as studies
 from ..federation.messages import LOG_SIZE_UNKNOWN, KeysRequest, LoggedEntry, LogHead
 from ..federation.rounds import RoundPlan
+from ..federation.schema import ColumnLabel
 from ..federation.study import Study
 from ..privacy.events import Event
 from ..privacy.ledger import Ledger
 from ..privacy.secagg.keys import Roster
 from .budget import Budget
+from .cohort import Cohort, Cohorts, ask_of
 from .home import Home
 
 
@@ -65,6 +65,7 @@ class Guard:
         self.audit = AuditLog(home.path / "audit.db", f"foedus node {home.party}")
         self.budget = Budget(home, self.treaty, self.treaty_digest, self.audit)
         self.consent = ConsentRegister(home.path / "consent.db")
+        self._cohorts = Cohorts(self.consent)
         coordinator = self.treaty.coordinator
         self.heads = HeadKeeper(home.path / "log-head", coordinator.origin, coordinator.signing_key)
 
@@ -185,9 +186,15 @@ class Guard:
         """The head of the ledger, signed, for the server's log to anchor."""
         return ledger_heads.state(self.ledger.head, self.home.party, self.log_size, self.identity)
 
-    def cohort(self, permit: Permit) -> pd.DataFrame:
-        """Check 3, first half: who consents to the study's purpose now (column `subject`)."""
-        return self.consent.in_force(permit.study.purpose, datetime.now(UTC))
+    def ask(self, permit: Permit) -> Ask:
+        """What the study wants to use customers' data for, and which data."""
+        return ask_of(
+            self.home, permit.study.purpose, order_log=not isinstance(permit.study.label, ColumnLabel)
+        )
+
+    def cohort(self, permit: Permit) -> Cohort:
+        """Check 3, first half: who consents to the study's use of their data now."""
+        return self._cohorts.of(self.ask(permit), datetime.now(UTC))
 
     def check_size(self, customers: int) -> None:
         """Check 3, second half, once the cohort met the table."""

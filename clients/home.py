@@ -2,7 +2,7 @@
 
 ::
 
-    node.yaml      party, server (host:port of the gateway), table (path of the orders)
+    node.yaml      party, server (host:port of the gateway), table (path of the orders), categories of its data
     treaty.json    this partner's own signed copy: the only thing the node trusts
     identity.key   Ed25519, signs what the node sends          (mode 0600)
     fleet.key      EC P-384, the node's key towards Flower     (mode 0600)
@@ -41,6 +41,9 @@ class Settings(Document):
     party: Name
     server: str = Field(pattern=r"^[A-Za-z0-9.:\[\]-]+:\d{1,5}$", description="host:port of the gateway")
     table: str = Field(description="path of the orders, relative to the node's directory")
+    categories: tuple[str, ...] | None = Field(
+        default=None, strict=False, description="what personal data the table holds, as fideslang keys"
+    )
 
     @classmethod
     def checked(cls, what: str = "node settings", **fields: object) -> Settings:
@@ -87,7 +90,8 @@ class Home:
         SigningKey.generate().save(path / "identity.key")
         generate_node_key(path / "fleet.key")
         (path / "node.yaml").write_text(
-            yaml.safe_dump(settings.model_dump(), sort_keys=False), encoding="utf-8"
+            yaml.safe_dump(settings.model_dump(mode="json", exclude_none=True), sort_keys=False),
+            encoding="utf-8",
         )
         return cls(path, settings)
 

@@ -1,6 +1,6 @@
-"""The register of consents of one silo: who permitted which purpose, when, under which notice.
+"""The register of consents of one silo: who permitted which use, when, under which notice.
 
-It keeps *events*, grants and withdrawals, and never changes one. What is in force at a time is a
+It keeps notices and *events*, grants and withdrawals, and never changes one. What is in force at a time is a
 function of the set of events, whatever their order of arrival:
 
     a grant is in force at t   iff   granted_at ≤ t, and t < expires_at (if it expires),
@@ -8,105 +8,41 @@ function of the set of events, whatever their order of arrival:
                                      granted_at ≤ w ≤ t
 
 So a nightly import of the same file revives nothing, a late-arriving old withdrawal still counts, a new
-grant after a withdrawal is a new record, and a withdrawal at the very instant of a grant wins.
+grant after a withdrawal is a new record, and a withdrawal at the very instant of a grant wins. What a grant in
+force permits is decided by the rule of `decisions`.
 
-The fields are those of ISO/IEC TS 27560:2023 that decide something here; purposes are IRIs such as
-``dpv:CustomerRelationshipManagement`` (W3C Data Privacy Vocabulary). Times are timezone-aware.
+A grant is taken only under a notice that is published here, was in effect, and names what is consented to.
+Times are timezone-aware.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import re
-import secrets
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 import pandas as pd
 
-from ...errors import InputError
-from ..auditlog.database import Schema, append_only, connection, establish, transaction
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_PURPOSE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[^\s<>\"{}|\\^`]+")
-_REQUIRED = ("subject", "purpose", "notice_version", "granted_at")
-_OPTIONAL = ("expires_at", "withdrawn_at", "method")
-
-# Keyed by purpose and subject in this order: the cohort of a purpose is one scan, already sorted.
-_SCHEMA = Schema(
-    title="a consent register",
-    application_id=0x666F636F,  # "foco"
-    statements=(
-        (
-            "CREATE TABLE granted (purpose TEXT NOT NULL, subject TEXT NOT NULL, at INTEGER NOT NULL, "
-            "record_id TEXT NOT NULL, notice_version TEXT NOT NULL, expires_at INTEGER CHECK (expires_at > at), "
-            "method TEXT NOT NULL, PRIMARY KEY (purpose, subject, at)) STRICT, WITHOUT ROWID"
-        ),
-        (
-            "CREATE TABLE withdrawn (purpose TEXT NOT NULL, subject TEXT NOT NULL, at INTEGER NOT NULL, "
-            "PRIMARY KEY (purpose, subject, at)) STRICT, WITHOUT ROWID"
-        ),
-        # An event that is there already is ignored: importing a file twice is importing it once.
-        *append_only(
-            "granted",
-            "EXISTS (SELECT 1 FROM granted WHERE purpose = NEW.purpose AND subject = NEW.subject AND at = NEW.at)",
-            "IGNORE",
-        ),
-        *append_only(
-            "withdrawn",
-            "EXISTS (SELECT 1 FROM withdrawn WHERE purpose = NEW.purpose AND subject = NEW.subject "
-            "AND at = NEW.at)",
-            "IGNORE",
-        ),
-    ),
-)
-
-# In force at :at. Withdrawals up to :at count, whenever they were told to us.
-_IN_FORCE = """
-    FROM granted AS g
-    WHERE g.purpose = :purpose AND g.at <= :at AND (g.expires_at IS NULL OR g.expires_at > :at)
-      AND NOT EXISTS (SELECT 1 FROM withdrawn AS w WHERE w.purpose = g.purpose AND w.subject = g.subject
-                      AND w.at >= g.at AND w.at <= :at)
-"""
+from ...documents import parse_json
+from ...errors import InputError, VerificationError
+from ..auditlog.database import connection, establish, transaction
+from . import rows, store
+from .decisions import Allowed, Ask, Cover, Denied, covers, may_use
+from .notices import Notice
+from .records import ConsentRecord, Grant, Terms, Withdrawal, located, maybe, micros, moment, now
+from .store import IN_FORCE, Marks
 
 
 @dataclass(frozen=True)
-class Grant:
-    """A consent to record; `granted_at` None means now."""
+class Change:
+    """What was told under one id: a grant or a withdrawal."""
 
-    subject: str
-    purpose: str
-    notice_version: str
-    granted_at: datetime | None = None
-    expires_at: datetime | None = None
-    method: str = "import"
-
-
-@dataclass(frozen=True)
-class Withdrawal:
-    """A withdrawal to record; `at` None means now."""
-
-    subject: str
-    purpose: str
-    at: datetime | None = None
-
-
-@dataclass(frozen=True)
-class ConsentRecord:
-    """One grant and what became of it."""
-
-    record_id: str
-    subject: str
-    purpose: str
-    notice_version: str
-    granted_at: datetime
-    expires_at: datetime | None
-    withdrawn_at: datetime | None
-    method: str
+    event: str
+    digest: str
+    what: Grant | Withdrawal
 
 
 class ConsentRegister:
@@ -122,9 +58,26 @@ class ConsentRegister:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        establish(path, _SCHEMA)
+        establish(path, store.SCHEMA)
 
     # ── telling it ───────────────────────────────────────────────────────────────────────────────
+
+    def publish(self, notice: Notice) -> None:
+        """Record a version of a notice. The same again is no error.
+
+        Raises:
+            InputError: that version says something else already.
+        """
+        with transaction(self._path) as db:
+            known = db.execute("SELECT digest FROM notice WHERE version = ?", (notice.version,)).fetchone()
+            if known == (notice.digest,):
+                return
+            if known is not None:
+                raise InputError(
+                    f"the notice {notice.version} is published, and says something else",
+                    remedy="what people consented to can't change: publish a new version, and ask them again",
+                )
+            db.execute("INSERT INTO notice VALUES (?, ?, ?)", (notice.version, notice.digest, notice.dumps()))
 
     def grant(
         self,
@@ -139,17 +92,19 @@ class ConsentRegister:
         """Record a consent; it is in force from `at` (now, by default). Returns its record id.
 
         Raises:
-            InputError: an empty field, a purpose that is no IRI, a naive time, an expiry before the
-                grant, or another grant at that very instant that says something else.
+            InputError: an empty field, a naive time, an expiry before the grant, another grant at that very
+                instant that says something else; a notice that is not published, was not in effect, or
+                does not name the purpose, a category or a recipient; sensitive data without separate
+                consent; a missing date of birth or guardian.
         """
         return self.grant_many([Grant(subject, purpose, notice_version, at, expires_at, method)])[0]
 
-    def grant_many(self, rows: Iterable[Grant]) -> list[str]:
+    def grant_many(self, grants: Iterable[Grant]) -> list[str]:
         """Record all grants or none. Returns their record ids, in order; errors as `grant`."""
-        now = _now()
-        events = [_granted(row, now) for row in rows]
+        time = now()
         with transaction(self._path) as db:
-            return _insert_grants(db, events)
+            notices = _notices(db)
+            return store.insert_grants(db, [store.granted(grant, notices, time) for grant in grants])
 
     def withdraw(self, subject: str, purpose: str, *, at: datetime | None = None) -> None:
         """Withdraw every consent of `subject` to `purpose` given until `at` (now, by default).
@@ -161,44 +116,90 @@ class ConsentRegister:
         """
         self.withdraw_many([Withdrawal(subject, purpose, at)])
 
-    def withdraw_many(self, rows: Iterable[Withdrawal]) -> None:
+    def withdraw_many(self, withdrawals: Iterable[Withdrawal]) -> None:
         """Record all withdrawals or none; errors as `withdraw`."""
-        now = _now()
-        events = [_withdrawn(row, now) for row in rows]
+        time = now()
+        events = [store.withdrawn(row, time) for row in withdrawals]
         with transaction(self._path) as db:
-            _insert_withdrawals(db, events)
+            store.insert_withdrawals(db, events)
+
+    def take_in(self, found: Iterable[rows.Row]) -> int:
+        """Record the rows of a file, all or none. Returns how many.
+
+        Args:
+            found: where it stands (for the error), the grant, and its withdrawal.
+
+        Raises:
+            InputError: as `grant`, naming where and the field.
+        """
+        told, grants, withdrawals = list(found), [], []  # read before anything is locked
+        with transaction(self._path) as db:
+            notices, time = _notices(db), now()
+            for where, grant, withdrawal in told:
+                with located(where):
+                    grants.append(store.granted(grant, notices, time))
+                    withdrawals += [] if withdrawal is None else [store.withdrawn(withdrawal, time)]
+            store.insert_grants(db, grants)
+            store.insert_withdrawals(db, withdrawals)
+        return len(told)
 
     def import_csv(self, path: Path) -> int:
-        """Record the consents of a CSV file, all or none. Returns the number of its rows.
-
-        Columns ``subject, purpose, notice_version, granted_at`` and, where wanted, ``expires_at,
-        withdrawn_at, method``, in any order; times are ISO 8601 with an offset; UTF-8.
+        """Record the consents of a CSV file (`rows`), all or none. Returns the number of its rows.
 
         Raises:
             InputError: naming the line and the column.
         """
-        grants: list[_Granted] = []
-        withdrawals: list[_Withdrawn] = []
-        for where, row in _csv_rows(path):
-            try:
-                grant, withdrawal = _csv_events(row)
-            except _Field as error:
-                raise InputError(f"{where}, column {error.field!r}: {error.problem}") from error
-            grants.append(grant)
-            withdrawals += [] if withdrawal is None else [withdrawal]
+        return self.take_in(rows.read_csv(path))
+
+    def take_event(self, change: Change) -> bool:
+        """Record one event that has an id; on disk when this returns. False: it was here already.
+
+        A withdrawal is taken even where no consent is known: the grant may be the one that comes late.
+
+        Raises:
+            InputError: as `grant`; or the id was used for something else.
+        """
+        time = now()
         with transaction(self._path) as db:
-            _insert_grants(db, grants)
-            _insert_withdrawals(db, withdrawals)
-        return len(grants)
+            known = db.execute("SELECT digest FROM told WHERE event = ?", (change.event,)).fetchone()
+            if known is not None:
+                if known != (change.digest,):
+                    raise InputError(f"the event {change.event!r} was told before, and said something else")
+                return False
+            if isinstance(change.what, Grant):
+                store.insert_grants(db, [store.granted(change.what, _notices(db), time)])
+            else:
+                store.insert_withdrawals(db, [store.withdrawn(change.what, time)], known=False)
+            db.execute("INSERT INTO told VALUES (?, ?, ?)", (change.event, change.digest, time))
+        return True
 
     # ── asking it ────────────────────────────────────────────────────────────────────────────────
 
-    def in_force(self, purpose: str, at: datetime) -> pd.DataFrame:
-        """Who consents to `purpose` at `at`: one column ``subject`` (text), sorted, each once."""
-        query = f"SELECT DISTINCT g.subject {_IN_FORCE} ORDER BY g.subject"
+    def may_use(self, subject: str, ask: Ask, at: datetime) -> Allowed | Denied:
+        """Whether this customer's data may be used so at `at`, by the rule of `decisions`."""
+        return may_use(self.records(subject), self.notices(), ask, at)
+
+    def cohort(self, ask: Ask, at: datetime, *, until: Marks | None = None) -> pd.DataFrame:
+        """Who may be used so at `at`: one column ``subject`` (text), sorted, each once.
+
+        Args:
+            until: as the register was then, whatever was told later.
+        """
         with connection(self._path) as db:
-            rows = db.execute(query, _at(purpose, at)).fetchall()
-        return pd.DataFrame({"subject": pd.Series([subject for (subject,) in rows], dtype="str")})
+            covered = _covered(db, ask)
+            if not covered:
+                return _subjects([])
+            rows = db.execute(*store.cohort_query(ask.purpose, covered, micros("at", at), until)).fetchall()
+        return _subjects(rows)
+
+    def in_force(self, purpose: str, at: datetime) -> pd.DataFrame:
+        """Who has a consent to `purpose` in force at `at`, whatever it covers: column ``subject``, sorted.
+
+        It says who was asked and did not withdraw, for a count or a chart. Whose data may be used is `cohort`.
+        """
+        query = f"SELECT DISTINCT g.subject {IN_FORCE} ORDER BY g.subject"
+        with connection(self._path) as db:
+            return _subjects(db.execute(query, _at(purpose, at)).fetchall())
 
     def counts(self, purpose: str, at: datetime) -> dict[str, int]:
         """How many subjects have a consent ``in_force``, ``withdrawn`` or ``expired`` at `at`.
@@ -206,192 +207,97 @@ class ConsentRegister:
         Each subject who consented by then counts once: in force if any record is; else withdrawn if the
         last word was theirs, expired if it was the calendar's.
         """
-        query = """
-            SELECT coalesce(sum(live), 0), coalesce(sum(NOT live AND out), 0), count(*) FROM (
-                SELECT max(g.at > coalesce(w.last, g.at - 1) AND (g.expires_at IS NULL OR g.expires_at > :at)) AS live,
-                       max(g.at) <= coalesce(w.last, max(g.at) - 1) AS out
-                FROM granted AS g
-                LEFT JOIN (SELECT subject, max(at) AS last FROM withdrawn
-                           WHERE purpose = :purpose AND at <= :at GROUP BY subject) AS w USING (subject)
-                WHERE g.purpose = :purpose AND g.at <= :at
-                GROUP BY g.subject)
-        """
         with connection(self._path) as db:
-            in_force, withdrawn, everyone = db.execute(query, _at(purpose, at)).fetchone()
+            in_force, withdrawn, everyone = db.execute(store.COUNTS, _at(purpose, at)).fetchone()
         return {"in_force": in_force, "withdrawn": withdrawn, "expired": everyone - in_force - withdrawn}
 
     def records(self, subject: str) -> list[ConsentRecord]:
         """Every record of one subject, oldest first: what they may ask to see."""
-        query = """
-            SELECT record_id, subject, purpose, notice_version, at, expires_at,
-                   (SELECT min(w.at) FROM withdrawn AS w
-                    WHERE w.purpose = g.purpose AND w.subject = g.subject AND w.at >= g.at), method
-            FROM granted AS g WHERE subject = ? ORDER BY at, purpose
+        with connection(self._path) as db:
+            terms = store.all_terms(db)
+            rows = db.execute(store.RECORDS, (subject,)).fetchall()
+        found: list[ConsentRecord] = []
+        latest: dict[str, str] = {}
+        for record, who, number, at, expires, withdrawn, method, own, guardian, evidence in rows:
+            what = terms[number]
+            found.append(
+                ConsentRecord(
+                    record,
+                    who,
+                    what,
+                    moment(at),
+                    maybe(expires),
+                    maybe(withdrawn),
+                    method,
+                    maybe(own),
+                    guardian,
+                    evidence,
+                    latest.get(what.purpose),
+                )
+            )
+            latest[what.purpose] = record
+        return found
+
+    def notices(self) -> dict[str, Notice]:
+        """Every published notice, by version."""
+        with connection(self._path) as db:
+            return _notices(db)
+
+    def covered(self, ask: Ask) -> dict[int, Cover]:
+        """The numbers of the terms that cover a use (`decisions.covers`), for a cohort query."""
+        with connection(self._path) as db:
+            return _covered(db, ask)
+
+    def changes(self, purpose: str, since: Marks, last: store.Last | None) -> store.Changes:
+        """What was told about `purpose` after `since`, for a copy of it; and the marks to ask from next.
+
+        Args:
+            last: of the changes that ended at `since`. If it is another register by now, all is told anew.
         """
         with connection(self._path) as db:
-            rows = db.execute(query, (subject,)).fetchall()
-        return [
-            ConsentRecord(
-                record, who, purpose, notice, _moment(at), _maybe(expires), _maybe(withdrawn), method
-            )
-            for record, who, purpose, notice, at, expires, withdrawn, method in rows
-        ]
+            db.execute("BEGIN")  # one state of the file
+            return store.changes(db, purpose, since, last)
 
     def snapshot_digest(self, purpose: str, at: datetime, *, salt: bytes = b"") -> str:
-        """SHA-256 (hex) over the sorted ids of the records in force: the cohort, as one number.
+        """SHA-256 (hex) over the sorted ids of the records in force: as one number.
 
         Record ids are 128 random bits, so the digest names nobody; but equal digests tell that nothing
         changed. What leaves the silo takes a `salt` that stays there.
         """
         with connection(self._path) as db:
-            rows = db.execute(f"SELECT g.record_id {_IN_FORCE}", _at(purpose, at)).fetchall()
+            rows = db.execute(f"SELECT g.record_id {IN_FORCE}", _at(purpose, at)).fetchall()
         ids = sorted(record for (record,) in rows)
         return hashlib.sha256(salt + "".join(f"{record}\n" for record in ids).encode()).hexdigest()
 
 
-# ── rows ─────────────────────────────────────────────────────────────────────────────────────────
-
-_Granted = tuple[str, str, int, str, str, int | None, str]  # the columns of `granted`
-_Withdrawn = tuple[str, str, int]
-
-
-class _Field(InputError):
-    """What is wrong with which field; the caller adds where."""
-
-    def __init__(self, field: str, problem: str) -> None:
-        super().__init__(f"{field}: {problem}")
-        self.field, self.problem = field, problem
+def _notices(db: sqlite3.Connection) -> dict[str, Notice]:
+    found = {}
+    for version, digest, body in db.execute("SELECT version, digest, body FROM notice"):
+        notice = Notice.checked(parse_json(body), f"the notice {version}")
+        if notice.digest != digest or notice.version != version:
+            raise VerificationError(f"the notice {version} is not what was published under this digest")
+        found[version] = notice
+    return found
 
 
-def _granted(row: Grant, now: int) -> _Granted:
-    subject, purpose = _who_and_what(row.subject, row.purpose)
-    _text("notice_version", row.notice_version)
-    _text("method", row.method)
-    at = now if row.granted_at is None else _micros("granted_at", row.granted_at)
-    expires = None if row.expires_at is None else _micros("expires_at", row.expires_at)
-    if expires is not None and expires <= at:
-        raise _Field("expires_at", "not after granted_at")
-    return purpose, subject, at, secrets.token_hex(16), row.notice_version, expires, row.method
+def _covered(db: sqlite3.Connection, ask: Ask) -> dict[int, Cover]:
+    notices, found = _notices(db), {}
+    for number, terms in store.all_terms(db).items():
+        if isinstance(cover := _cover(terms, notices, ask), Cover):
+            found[number] = cover
+    return found
 
 
-def _withdrawn(row: Withdrawal, now: int) -> _Withdrawn:
-    subject, purpose = _who_and_what(row.subject, row.purpose)
-    return purpose, subject, now if row.at is None else _micros("at", row.at)
-
-
-def _insert_grants(db: sqlite3.Connection, events: list[_Granted]) -> list[str]:
-    before = db.total_changes
-    db.executemany("INSERT INTO granted VALUES (?, ?, ?, ?, ?, ?, ?)", events)
-    if db.total_changes - before == len(events):
-        return [event[3] for event in events]
-    # Some were there already: the same event again is fine, another one under its key is not.
-    ids: list[str] = []
-    for purpose, subject, at, _, *said in events:
-        record, *known = db.execute(
-            "SELECT record_id, notice_version, expires_at, method FROM granted "
-            "WHERE purpose = ? AND subject = ? AND at = ?",
-            (purpose, subject, at),
-        ).fetchone()
-        if known != said:
-            raise InputError(
-                f"{subject!r} has another grant for {purpose} at {_moment(at).isoformat()}, which says otherwise",
-                remedy="a changed consent is a new grant at its own time",
-            )
-        ids.append(record)
-    return ids
-
-
-def _insert_withdrawals(db: sqlite3.Connection, events: list[_Withdrawn]) -> None:
-    for purpose, subject, at in events:
-        known = db.execute(
-            "SELECT 1 FROM granted WHERE purpose = ? AND subject = ? AND at <= ? LIMIT 1",
-            (purpose, subject, at),
-        ).fetchone()
-        if known is None:
-            raise InputError(f"{subject!r} had given no consent for {purpose} by {_moment(at).isoformat()}")
-    db.executemany("INSERT INTO withdrawn VALUES (?, ?, ?)", events)
-
-
-def _who_and_what(subject: str, purpose: str) -> tuple[str, str]:
-    _text("subject", subject)
-    if not isinstance(purpose, str) or not _PURPOSE.fullmatch(purpose):
-        raise _Field("purpose", f"{purpose!r} is not an IRI such as dpv:CustomerRelationshipManagement")
-    return subject, purpose
-
-
-def _text(field: str, value: str) -> None:
-    if not isinstance(value, str) or not value or not value.isprintable():
-        raise _Field(field, f"{value!r} is not a printable text")
-
-
-def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """``("file, line 7", row)`` of every row; the columns are checked."""
+def _cover(terms: Terms, notices: Mapping[str, Notice], ask: Ask) -> Cover | Denied:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            header = next(reader, [])
-            for name in header:
-                if name not in (*_REQUIRED, *_OPTIONAL) or header.count(name) > 1:
-                    raise InputError(f"{path}, line 1, column {name!r}: unknown or given twice")
-            for name in _REQUIRED:
-                if name not in header:
-                    raise InputError(f"{path}, line 1, column {name!r}: missing")
-            for cells in reader:
-                where = f"{path}, line {reader.line_num}"
-                if len(cells) != len(header):
-                    raise InputError(f"{where}: {len(cells)} columns where the header has {len(header)}")
-                yield where, dict(zip(header, cells, strict=True))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from error
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a UTF-8 CSV file ({error})") from error
-
-
-def _csv_events(row: dict[str, str]) -> tuple[_Granted, _Withdrawn | None]:
-    granted_at, withdrawn_at = _csv_time(row, "granted_at"), _csv_time(row, "withdrawn_at")
-    if granted_at is None:  # an import has no "now"
-        raise _Field("granted_at", "a time is missing")
-    if withdrawn_at is not None and withdrawn_at < granted_at:
-        raise _Field("withdrawn_at", "before granted_at")
-    expires_at, method = _csv_time(row, "expires_at"), row.get("method") or "import"
-    subject, purpose = row["subject"], row["purpose"]
-    grant = _granted(Grant(subject, purpose, row["notice_version"], granted_at, expires_at, method), 0)
-    return grant, None if withdrawn_at is None else _withdrawn(Withdrawal(subject, purpose, withdrawn_at), 0)
-
-
-def _csv_time(row: dict[str, str], field: str) -> datetime | None:
-    text = row.get(field, "")
-    if not text:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise _Field(field, f"{text!r} is not an ISO 8601 time") from error
-    _micros(field, moment)
-    return moment
-
-
-# ── time: microseconds since 1970 in the file, aware datetimes outside ───────────────────────────
-
-
-def _now() -> int:
-    return _micros("now", datetime.now(UTC))
+        return covers(terms, notices, ask)
+    except InputError:
+        return Denied("MALFORMED")
 
 
 def _at(purpose: str, at: datetime) -> dict[str, str | int]:
-    return {"purpose": purpose, "at": _micros("at", at)}
+    return {"purpose": purpose, "at": micros("at", at)}
 
 
-def _micros(field: str, moment: datetime) -> int:
-    if not isinstance(moment, datetime) or moment.utcoffset() is None:
-        raise _Field(field, f"{moment} has no timezone")
-    since = moment - _EPOCH
-    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
-
-
-def _moment(micros: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=micros)
-
-
-def _maybe(micros: int | None) -> datetime | None:
-    return None if micros is None else _moment(micros)
+def _subjects(rows: Iterable[tuple[str]]) -> pd.DataFrame:
+    return pd.DataFrame({"subject": pd.Series([subject for (subject,) in rows], dtype="str")})
