@@ -74,6 +74,7 @@ class _Run:
     lineage_id: UUID
     reserved: dict[int, int] = field(default_factory=dict)  # round -> its line in the ledger
     settled: dict[int, dict[str, object]] = field(default_factory=dict)
+    cohorts: dict[int, str] = field(default_factory=dict)  # round -> its entry in the audit log, hashed
     boxes: str | None = None  # digest of the boxes taken
     complete: bool = False  # a receipt was signed
     given: _Given | None = None  # the last vector
@@ -249,6 +250,7 @@ class SiloApp:
             raise InputError(f"round {plan.round}: the model is not finite")
         run.follower.check(plan.round, sent)
         cohort = guard.cohort(permit)  # 3
+        run.cohorts[plan.round] = guard.note_cohort(permit, plan.round, cohort)
         side = side_of(plan)
         ref = guard.reserve(permit, plan)  # 4
         try:
@@ -355,6 +357,9 @@ class SiloApp:
                 "sums": {
                     str(number): sha
                     for number, sha in self.journal.steps(permit.digest, request.run, witness).items()
+                },
+                "cohorts": {
+                    str(number): entry for run in found for number, entry in sorted(run.cohorts.items())
                 },
                 "ledger": self.guard.state_ledger(),
                 "log": {"size": head.size, "root": head.root.hex()},

@@ -20,12 +20,15 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+import pandas as pd
+
 from ..compliance import approvals, treaty
 from ..compliance.auditlog.checkpoint import Checkpoint
 from ..compliance.auditlog.log import AuditLog
 from ..compliance.auditlog.merkle import grow, leaf_hash, root_from_edge, verify_inclusion
 from ..compliance.auditlog.witness import HeadKeeper
-from ..compliance.consent import Ask, ConsentRegister
+from ..compliance.consent import Ask, ConsentRegister, proofs
+from ..compliance.consent.membership import CohortTree, StudyKey
 from ..documents import Envelope, Payload, parse_json
 from ..errors import InputError, ProtocolError, Refused, VerificationError
 from ..federation import ledger_heads
@@ -66,6 +69,7 @@ class Guard:
         self.budget = Budget(home, self.treaty, self.treaty_digest, self.audit)
         self.consent = ConsentRegister(home.path / "consent.db")
         self._cohorts = Cohorts(self.consent)
+        self._noted: tuple[str, pd.Series[str], CohortTree, StudyKey] | None = None
         coordinator = self.treaty.coordinator
         self.heads = HeadKeeper(home.path / "log-head", coordinator.origin, coordinator.signing_key)
 
@@ -195,6 +199,27 @@ class Guard:
     def cohort(self, permit: Permit) -> Cohort:
         """Check 3, first half: who consents to the study's use of their data now."""
         return self._cohorts.of(self.ask(permit), datetime.now(UTC))
+
+    def note_cohort(self, permit: Permit, number: int, cohort: Cohort) -> str:
+        """Write into the audit log that a round uses this cohort, before it does.
+
+        Returns:
+            The entry's leaf hash, hex. The root in the entry is keyed, so it tells nothing and may leave.
+        """
+        tree, key = self._tree(permit.digest, cohort)
+        details = proofs.entry_details(
+            cohort.ask, run=permit.run, number=number, at=cohort.at, marks=cohort.marks, tree=tree, key=key
+        )
+        index = self.audit.append(self.home.party, proofs.ACTION, permit.digest, details)
+        return next(self.audit.entries(index, index + 1)).leaf.hex()
+
+    def _tree(self, study: str, cohort: Cohort) -> tuple[CohortTree, StudyKey]:
+        """The cohort's tree, made anew only where it is another cohort than the last one."""
+        subjects = cohort.frame["subject"]
+        if self._noted is None or self._noted[0] != study or not self._noted[1].equals(subjects):
+            key = StudyKey(self.home.cohort_key(), study)
+            self._noted = (study, subjects, CohortTree(key, subjects), key)
+        return self._noted[2], self._noted[3]
 
     def check_size(self, customers: int) -> None:
         """Check 3, second half, once the cohort met the table."""

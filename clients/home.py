@@ -8,6 +8,7 @@
     fleet.key      EC P-384, the node's key towards Flower     (mode 0600)
     ca.crt         the CA that signed the gateway's certificate
     consent.db     who allowed what
+    cohort.key     32 bytes, names customers in cohorts' roots and receipts (mode 0600)
     ledger.db      what customers have paid, for life
     journal.db     what was done once and is not done again
     log-head       the last head of the server's audit log
@@ -17,6 +18,7 @@
 
 from __future__ import annotations
 
+import secrets
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +27,9 @@ from typing import TYPE_CHECKING
 import yaml
 from pydantic import Field, ValidationError
 
+from ..compliance.consent.membership import KEY_BYTES
 from ..compliance.treaty import Document, Name, explain
-from ..documents import SigningKey, read_text
+from ..documents import SigningKey, read_private_file, read_text, write_private_file
 from ..errors import InputError
 from ..federation.schema import Table
 from .fleet import FleetLink, generate_node_key
@@ -112,6 +115,20 @@ class Home:
     @property
     def link(self) -> FleetLink:
         return FleetLink(self.settings.server, self.path / "ca.crt", self.path / "fleet.key")
+
+    def cohort_key(self) -> bytes:
+        """The key of customers' labels and pseudonyms; made when it is first needed."""
+        file = self.path / "cohort.key"
+        if not file.exists():
+            try:
+                write_private_file(file, secrets.token_bytes(KEY_BYTES))
+            except InputError:  # another process made it meanwhile
+                if not file.exists():
+                    raise
+        key = read_private_file(file)
+        if len(key) != KEY_BYTES:
+            raise InputError(f"{file}: not a cohort key", remedy="restore it: earlier cohorts need that one")
+        return key
 
     def identity(self) -> SigningKey:
         return SigningKey.load(self.path / "identity.key")
