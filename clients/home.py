@@ -29,7 +29,7 @@ from pydantic import Field, ValidationError
 
 from ..compliance.consent.membership import KEY_BYTES
 from ..compliance.treaty import Document, Name, explain
-from ..documents import SigningKey, read_private_file, read_text, write_private_file
+from ..documents import SigningKey, ensure_private_file, read_private_file, read_text
 from ..errors import InputError
 from ..federation.schema import Table
 from .fleet import FleetLink, generate_node_key
@@ -119,12 +119,7 @@ class Home:
     def cohort_key(self) -> bytes:
         """The key of customers' labels and pseudonyms; made when it is first needed."""
         file = self.path / "cohort.key"
-        if not file.exists():
-            try:
-                write_private_file(file, secrets.token_bytes(KEY_BYTES))
-            except InputError:  # another process made it meanwhile
-                if not file.exists():
-                    raise
+        ensure_private_file(file, secrets.token_bytes(KEY_BYTES))
         key = read_private_file(file)
         if len(key) != KEY_BYTES:
             raise InputError(f"{file}: not a cohort key", remedy="restore it: earlier cohorts need that one")

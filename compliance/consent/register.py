@@ -164,7 +164,9 @@ class ConsentRegister:
             known = db.execute("SELECT digest FROM told WHERE event = ?", (change.event,)).fetchone()
             if known is not None:
                 if known != (change.digest,):
-                    raise InputError(f"the event {change.event!r} was told before, and said something else")
+                    raise store.Conflict(
+                        f"the event {change.event!r} was told before, and said something else"
+                    )
                 return False
             if isinstance(change.what, Grant):
                 store.insert_grants(db, [store.granted(change.what, _notices(db), time)])

@@ -110,6 +110,10 @@ class Changes:
     fresh: bool
 
 
+class Conflict(InputError):
+    """What is told contradicts what was told before under the same key."""
+
+
 Granted = tuple[str, str, int, str, Terms, int | None, str, int | None, str | None, str | None]
 Withdrawn = tuple[str, str, int]
 
@@ -223,7 +227,7 @@ def insert_grants(db: sqlite3.Connection, events: Sequence[Granted]) -> list[str
             (purpose, subject, when),
         ).fetchone()
         if known != said:
-            raise InputError(
+            raise Conflict(
                 f"{subject!r} has another grant for {purpose} at {moment(when).isoformat()}, which says otherwise",
                 remedy="a changed consent is a new grant at its own time",
             )
