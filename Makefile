@@ -2,7 +2,7 @@
 #   make demo    the whole federation on this machine, one node killed, a verified result
 #   make test    types, style, floors, every test
 #   make redteam every attack of the red team, as a table; some start real processes
-#   make bench-noise, bench-accountant, bench-dpsgd, bench-utility   see benchmarks/README.md
+#   make bench-noise, bench-accountant, bench-dpsgd, bench-utility, bench-consent   see benchmarks/README.md
 # Against others' released packages, which it installs beside (.venv-rivals):
 #   make bench-secagg     our secure sum and theirs, timed in one run; fails if a bar is missed
 #   make redteam-rivals   the attacks ours is tested with, on theirs
@@ -21,7 +21,7 @@ export FLWR_DISABLE_UPDATE_CHECK = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: demo test redteam check install clean redteam-rivals \
-	bench-accountant bench-dpsgd bench-noise bench-secagg bench-trips bench-utility
+	bench-accountant bench-consent bench-dpsgd bench-noise bench-secagg bench-trips bench-utility
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "foedus needs Python 3.11 or newer")'
@@ -72,6 +72,10 @@ bench-trips: $(STAMP)
 # A quarter of a minute: the exact sampler beside the scalar algorithm it must agree with. Exits non-zero on a miss.
 bench-noise: $(STAMP)
 	PYTHONPATH=tests $(BIN)/python benchmarks/noise.py $(BENCH_ARGS)
+
+# Two minutes, most of them to fill a register. Exits non-zero on a miss.
+bench-consent: $(STAMP)
+	$(BIN)/python benchmarks/consent.py --write docs/benchmarks/consent.md $(BENCH_ARGS)
 
 # Three minutes. Exits non-zero on a miss.
 bench-dpsgd: $(STAMP)

@@ -41,7 +41,7 @@ from ..compliance.consent import Change, ConsentRegister, Withdrawal
 from ..compliance.consent.records import FieldError, micros
 from ..compliance.consent.rows import OPTIONAL, REQUIRED, grant_of
 from ..compliance.consent.store import Conflict
-from ..documents import parse_json, read_private_file, write_private_file
+from ..documents import ensure_private_file, parse_json, read_private_file
 from ..errors import FoedusError, InputError
 
 MAX_BYTES = 64 * 1024
@@ -58,10 +58,8 @@ def load_secret(path: Path) -> bytes:
     Raises:
         InputError: readable by others, or not ``whsec_`` + base64 of 24 bytes or more.
     """
-    if not path.exists():
-        write_private_file(
-            path, (PREFIX + base64.b64encode(secrets.token_bytes(32)).decode() + "\n").encode()
-        )
+    fresh = PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()
+    ensure_private_file(path, f"{fresh}\n".encode())
     text = read_private_file(path).decode(errors="replace").strip()
     try:
         secret = base64.b64decode(text.removeprefix(PREFIX), validate=True)
