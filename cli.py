@@ -14,6 +14,8 @@ from rich.markup import escape
 from .clients.cli import node_app
 from .clients.consent_cli import consent_app
 from .clients.ledger_cli import ledger_app
+from .clients.mask_cli import mask
+from .clients.masking_cli import columns, pseudonyms_app
 from .errors import FoedusError
 from .server.cli import server_app, study_app
 from .server.log_cli import log_app
@@ -41,6 +43,9 @@ app.add_typer(node_app, name="node")
 app.add_typer(consent_app, name="consent")
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(treaty_app, name="treaty")
+app.add_typer(pseudonyms_app, name="pseudonyms")
+app.command()(columns)
+app.command()(mask)
 
 Orders = Annotated[
     Path | None,
@@ -127,7 +132,8 @@ def verify(
 ) -> None:
     """Re-check a study's evidence offline: signatures, log, rounds, ε, and the model from its sums.
 
-    Exits 0 if everything holds, 4 at the first thing that does not.
+    Exits 0 if everything holds, 4 at the first thing that does not. Don't trust this program? verify_foedus.py,
+    one file of standard library, checks the same: read it and keep your own copy (docs/for-officers.md).
 
     Example: foedus verify evidence.zip --treaty treaty.json
     """
@@ -143,6 +149,8 @@ def verify(
         f"[bold]Everything holds:[/] ε = {report.epsilon:.4f} at δ = {report.study.privacy.delta:g} per customer,"
         f" {report.study.privacy.mode.name} noise"
     )
+    budget = report.treaty.terms(report.study.purpose).budget
+    out.print(f"{escape(report.treaty.basis)} The treaty's cap for {escape(report.study.purpose)}: {budget}")
     if treaty is None:
         out.print(
             "[yellow]The treaty was taken from the bundle: compare its digest with yours, or give --treaty[/]"
@@ -226,19 +234,14 @@ def show(
     out = Console(highlight=False)
     out.print(f"[bold]{escape(treaty.name)}[/], version {treaty.version}, digest {envelope.digest}")
     out.print(f"parties    {', '.join(p.name for p in treaty.parties)} (all have signed)")
-    out.print(
-        f"sums       over {max(treaty.threshold, treaty.min_silos)} silos or more; {treaty.colluders} may collude"
-    )
+    out.print(f"sums       over {treaty.threshold} silos or more; {treaty.colluders} may collude")
     out.print(
         f"cohort     {treaty.min_cohort} to {treaty.max_cohort} customers a silo; orders at most {treaty.retention_days} days old"
     )
     out.print(f"approvals  {', '.join(treaty.approval_chain)}: {', '.join(a.name for a in treaty.approvers)}")
     for terms in treaty.purposes:
-        out.print(f"purpose    {terms.purpose}: ε {terms.epsilon:g} at δ {terms.delta:g}, for life")
-    overlap = treaty.overlap
-    out.print(
-        f"overlap    a person is a customer of {overlap.max_partners_per_customer} at most. {escape(overlap.attestation)}"
-    )
+        out.print(f"purpose    {escape(terms.purpose)}: {terms.budget}")
+    out.print(f"overlap    {escape(treaty.basis)}")
     for caution in cautions(treaty):
         out.print(f"[bold red]UNSAFE[/]     {escape(caution)}")
 

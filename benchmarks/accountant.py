@@ -19,7 +19,6 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -32,9 +31,8 @@ from dp_accounting import dp_event as theirs
 from dp_accounting import mechanism_calibration, privacy_accountant
 from dp_accounting.pld.pld_privacy_accountant import PLDAccountant
 from dp_accounting.rdp.rdp_privacy_accountant import RdpAccountant
+from measure import Row, markdown, show
 from opacus.accountants import PRVAccountant
-from rich.console import Console
-from rich.table import Table
 
 from foedus.privacy.accountant import PLD, ZCDP, mu_to_epsilon, noise_multiplier
 from foedus.privacy.accountant.pairs import pair
@@ -42,21 +40,10 @@ from foedus.privacy.events import DistributedDiscreteGaussian, Event, Gaussian, 
 
 ROOT = Path(__file__).parent.parent
 REPORT = ROOT / "docs" / "benchmarks" / "accountant.md"
+HEAD = ("work", "ours", "rival", "ratio", "at most", "")
 _SEED, _DELTA = 7, 1e-6
 _STEP = 1e-3  # dp-accounting's grid where it is raced: finer is slower
 _APPEND, _QUERY = 1e-3, 0.1  # the bars, CPU seconds
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table."""
-
-    work: str
-    ours: str
-    rival: str
-    ratio: str
-    bar: str = "–"
-    fine: bool = True
 
 
 def events(count: int, kinds: str = "all") -> list[Event]:
@@ -258,31 +245,8 @@ def discrete(delta: float = 1e-5) -> list[tuple[str, ...]]:
     return rows
 
 
-def show(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table, on the terminal."""
-    table = Table(title=title, show_lines=True)
-    for name in head:
-        table.add_column(name)
-    for row in rows:
-        table.add_row(*row)
-    Console(width=max(Console().width, 150)).print(table)
-
-
-HEAD = ("work", "ours", "rival", "ratio", "at most", "")
-
-
-def cells(row: Row) -> tuple[str, ...]:
-    """A row as text."""
-    verdict = "" if row.bar == "–" else "ok" if row.fine else "**MISS**"
-    return (row.work, row.ours, row.rival, row.ratio, row.bar, verdict)
-
-
 def write(rows: Sequence[Row], repetitions: int, about: str) -> None:
     """The same as a page of the documentation."""
-
-    def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
-        return [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *lines)]
-
     lines = [
         "# The accountant beside others",
         "",
@@ -292,7 +256,7 @@ def write(rows: Sequence[Row], repetitions: int, about: str) -> None:
         f"- Versions: {about}.",
         f"- {datetime.now(UTC):%Y-%m-%d}; CPU time; ours over {repetitions} runs, rivals of the ledger once; seed {_SEED}, δ = {_DELTA:g}.",
         "",
-        *table(HEAD, [cells(row) for row in rows]),
+        *markdown(HEAD, [row.cells for row in rows]),
         "",
         "Appends are means. dp-accounting has no discrete sums: it is given continuous Gaussians in their place. That both",
         f"give the same ε (2 %; dp-accounting's grid is {_STEP:g}) is checked in the run.",
@@ -303,7 +267,7 @@ def write(rows: Sequence[Row], repetitions: int, about: str) -> None:
         "the bound alone as sensitivity, then with √d for stochastic rounding. Ours and KLS (Kairouz, Liu, Steinke 2021, Theorem 1, by zCDP)",
         "are proven, for the rounded sum. Reduction modulo 2^b is post-processing: it adds 0. Proof: [accounting.md](../protocols/accounting.md).",
         "",
-        *table(DISCRETE_HEAD, discrete()),
+        *markdown(DISCRETE_HEAD, discrete()),
         "",
     ]
     REPORT.write_text("\n".join(lines), encoding="utf-8")
@@ -329,13 +293,13 @@ def main() -> int:
     if told.only in (None, "training"):
         rows += training(0.01, 1.0, 1000, 1e-5) + training(0.05, 1.5, 400, 1e-6) + [calibration()]
     if rows:
-        show("The accountant beside others", HEAD, [cells(row) for row in rows])
+        show("The accountant beside others", HEAD, [row.cells for row in rows])
     if told.only in (None, "discrete"):
         show("What discreteness costs: ε at δ = 1e-5", DISCRETE_HEAD, discrete())
     if told.only is None and told.repetitions >= 5:
         write(rows, told.repetitions, about)
         sys.stdout.write(f"written: {REPORT.relative_to(ROOT)}\n")
-    missed = [row.work for row in rows if not row.fine]
+    missed = [row.work for row in rows if row.fine is False]
     if missed:
         sys.stdout.write(f"MISSED: {'; '.join(missed)}\n")
     return 1 if missed else 0

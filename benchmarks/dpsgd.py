@@ -17,7 +17,6 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -25,28 +24,15 @@ from pathlib import Path
 import dpsgd_steps as steps
 import measure
 import torch
-from measure import MemoryWatch, Side, Watch
-from rich.console import Console
-from rich.table import Table
+from measure import MemoryWatch, Row, Side, Watch, markdown, show
 
 PLAIN_BAR = {"mlp": 1.3, "lstm": 1.5}
 OPACUS_BAR, OPACUS_FROM = 8.0, 1024
 MEMORY_BAR, MEMORY_RUNS = 1.5, 5
 BATCHES = {"mlp": (256, 1024, 4096), "lstm": (256, 1024)}
 NAMES = {"mlp": "MLP 40-128-64-1", "lstm": f"LSTM {steps.STEPS}×{steps.FEATURES}, hidden {steps.HIDDEN}"}
+HEAD = ("work", "ours", "rival", "ratio (spread)", "bar", "")
 WAYS = ("plain", "ours", "ours, loop unchanged", *steps.OPACUS)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table: `ratio` is figure over rival, or, of Opacus, rival over ours."""
-
-    work: str
-    figure: str
-    rival: str
-    ratio: str
-    bar: str
-    fine: bool | None
 
 
 def timed(kind: str, batch: int, repetitions: int) -> list[Row]:
@@ -139,17 +125,6 @@ def growth_of(name: str, kind: str, batch: int) -> int:
     return watch.growth
 
 
-def show(rows: Sequence[Row], heading: str) -> None:
-    """The table, on the terminal."""
-    table = Table(title=heading, show_lines=True)
-    for name in ("work", "ours", "rival", "ratio (spread)", "bar", ""):
-        table.add_column(name)
-    for row in rows:
-        verdict = "" if row.fine is None else "[green]ok[/]" if row.fine else "[red]MISS[/]"
-        table.add_row(row.work, row.figure, row.rival, row.ratio, row.bar, verdict)
-    Console(width=max(Console().width, 150)).print(table)
-
-
 def write(path: Path, rows: Sequence[Row], repetitions: int) -> None:
     """The same as a page of the documentation."""
     lines = [
@@ -164,12 +139,7 @@ def write(path: Path, rows: Sequence[Row], repetitions: int) -> None:
             f"processes for memory), seed {steps.SEED}; clip {steps.CLIP:g}, noise multiplier {steps.NOISE:g}, float32."
         ),
         "",
-        "| work | ours | rival | ratio (spread) | bar | |",
-        "|---|---|---|---|---|---|",
-        *(
-            f"| {r.work} | {r.figure} | {r.rival} | {r.ratio} | {r.bar} | {'' if r.fine is None else 'ok' if r.fine else '**MISS**'} |"
-            for r in rows
-        ),
+        *markdown(HEAD, [row.cells for row in rows]),
         "",
         "A step is forward, backward, clipping, noise and SGD. Before anything is timed our clipped sum is compared with",
         "what Opacus steps by without noise. Our noise is an exact discrete Gaussian from a cipher, Opacus' is torch's",
@@ -221,7 +191,8 @@ def main() -> int:
         if told.only is None or told.only in f"memory {kind}":
             rows += memory(kind, batch)
     sys.stdout.write(f"{measure.machine()}, all on core {core}\n{_versions()}\n")
-    show(rows, f"A private training step: medians of {told.repetitions}, {time.monotonic() - started:.0f} s")
+    title = f"A private training step: medians of {told.repetitions}, {time.monotonic() - started:.0f} s"
+    show(title, HEAD, [row.cells for row in rows])
     if told.write:
         write(told.write, rows, told.repetitions)
         sys.stdout.write(f"written: {told.write}\n")

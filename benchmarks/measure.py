@@ -1,4 +1,4 @@
-"""How things are timed here: CPU and wall of exactly what stands inside `with watch:`, rival and we by turns."""
+"""How things are timed and shown here: CPU and wall of what stands inside `with watch:`, rival and we by turns."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+
+from rich.console import Console
+from rich.table import Table
 
 
 class Watch:
@@ -100,6 +103,43 @@ def compare(ours: Jobs, rival: Jobs, repetitions: int) -> Comparison:
             next(jobs)(watch)
             side.add(watch)
     return result
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: `ratio` is figure over rival, or says what it is; `fine` is None without a bar."""
+
+    work: str
+    figure: str
+    rival: str
+    ratio: str
+    bar: str = "–"
+    fine: bool | None = None
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """The row as text, the verdict last."""
+        verdict = "" if self.fine is None else "ok" if self.fine else MISS
+        return (self.work, self.figure, self.rival, self.ratio, self.bar, verdict)
+
+
+MISS = "**MISS**"
+_COLOURS = {"ok": "[green]ok[/]", MISS: "[red]MISS[/]"}
+
+
+def show(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table, on the terminal."""
+    table = Table(title=title, show_lines=True)
+    for name in head:
+        table.add_column(name)
+    for row in rows:
+        table.add_row(*row[:-1], _COLOURS.get(row[-1], row[-1]))
+    Console(width=max(Console().width, 150)).print(table)
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The same, as lines of a page."""
+    return [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *rows)]
 
 
 def one_core() -> int:

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -28,27 +28,14 @@ import ours_secagg as ours
 import rival_ckks
 import rival_flwr
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-from measure import Comparison, Job, Watch, compare
-from rich.console import Console
-from rich.table import Table
+from measure import Comparison, Job, Row, Watch, compare, markdown, show
 
 ROOT = Path(__file__).parent.parent
 REPORT = ROOT / "docs" / "benchmarks" / "secagg.md"
+HEAD = ("work", "ours", "rival", "ratio (spread)", "at most", "")
 _SEED = 7  # of the vectors
 _MEMORY_RUNS = 7  # fresh processes a side; their growth repeats to a few pages
 _CHUNK = 1 << 18  # bytes of keystream made at once: stays in cache, the fastest there is
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table."""
-
-    work: str
-    figure: str
-    rival: str
-    ratio: str
-    bar: str
-    fine: bool
 
 
 def vector(d: int) -> npt.NDArray[np.float32]:
@@ -101,7 +88,7 @@ class Bench:
         )
         name = f"client: mask and encode, n = {n}, d = {d:.0e} ({width or ours.bits(n, d)} bits)"
         row = self.row(name, found, 0.15)
-        return row if width is None else replace(row, bar="–", fine=True)
+        return row if width is None else replace(row, bar="–", fine=None)
 
     def server(self, n: int, d: int, dropped: int, bar: float) -> Row:
         """Everything from received vectors and answers to the mean."""
@@ -211,17 +198,6 @@ def _versions() -> str:
     return f"foedus {ours.VERSION}, {numbers}"
 
 
-def show(rows: Sequence[Row], heading: str) -> None:
-    """The table, on the terminal."""
-    table = Table(title=heading, show_lines=True)
-    for name in ("work", "ours", "rival", "ratio (spread)", "at most", ""):
-        table.add_column(name)
-    for row in rows:
-        verdict = "" if row.bar == "–" else "[green]ok[/]" if row.fine else "[red]MISS[/]"
-        table.add_row(row.work, row.figure, row.rival, row.ratio, row.bar, verdict)
-    Console(width=max(Console().width, 150)).print(table)
-
-
 def write(rows: Sequence[Row], repetitions: int) -> None:
     """The same as a page of the documentation."""
     lines = [
@@ -233,12 +209,7 @@ def write(rows: Sequence[Row], repetitions: int) -> None:
         f"- Versions: {_versions()}.",
         f"- {datetime.now(UTC):%Y-%m-%d}; medians of {repetitions} runs by turns ({_MEMORY_RUNS} for memory), seed {_SEED}.",
         "",
-        "| work | ours | rival | ratio (spread) | at most | |",
-        "|---|---|---|---|---|---|",
-        *(
-            f"| {r.work} | {r.figure} | {r.rival} | {r.ratio} | {r.bar} | {'' if r.bar == '–' else 'ok' if r.fine else '**MISS**'} |"
-            for r in rows
-        ),
+        *markdown(HEAD, [row.cells for row in rows]),
         "",
         "Ratios are of the medians of CPU seconds (all threads); the spread is of pairs of runs that stood side by side.",
         "Before a row is timed both sides have given the right sum, and each server's result is checked in every run.",
@@ -300,14 +271,12 @@ def main() -> int:
             told_row = f"{rows[-1].figure} | {rows[-1].rival} | {rows[-1].ratio}"
             sys.stderr.write(f"{name}, {time.monotonic() - began:.0f} s: {told_row}\n")
     sys.stdout.write(f"{measure.machine()}, all on core {core}\n{_versions()}\n")
-    show(
-        rows,
-        f"The secure sum beside others: medians of {told.repetitions}, {time.monotonic() - started:.0f} s",
-    )
+    title = f"The secure sum beside others: medians of {told.repetitions}, {time.monotonic() - started:.0f} s"
+    show(title, HEAD, [row.cells for row in rows])
     if told.only is None and told.repetitions >= 7:
         write(rows, told.repetitions)
         sys.stdout.write(f"written: {REPORT.relative_to(ROOT)}\n")
-    missed = [row.work for row in rows if not row.fine]
+    missed = [row.work for row in rows if row.fine is False]
     if missed:
         sys.stdout.write(f"MISSED: {'; '.join(missed)}\n")
     return 1 if missed or not rows else 0

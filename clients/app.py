@@ -22,19 +22,21 @@ from ..documents import Envelope, canonical
 from ..errors import FoedusError, InputError, ProtocolError, Refused, VerificationError
 from ..federation import messages as m
 from ..federation.modes import Sampler
-from ..federation.study import price
+from ..federation.pricing import price
+from ..federation.schema import question
 from ..privacy.events import to_json
 from ..privacy.noise import discrete_gaussian
 from ..privacy.secagg.client import Silo
 from ..privacy.secagg.journal import Journal
 from ..privacy.secagg.keys import Context as BatchContext
-from .features import SIDES
+from .features import SIDES, Raw, Side
 from .follower import Follower, digest
 from .guard import Guard, Permit
 from .home import Home
 from .trainer import Trainer, side_of
 
 RECEIPT = "receipt"
+LABEL_ONE_SIDED = "label.one-sided"
 PRODUCER = "https://foedus.invalid/foedus-node"
 _ACTIONS = ("keys", "shares", "ready", "vector", "confirm", "answer", "receipt")
 _MESSAGES = frozenset(f"query.{action}" for action in _ACTIONS)
@@ -149,13 +151,16 @@ class SiloApp:
     def _refuse(self, action: str, error: FoedusError) -> m.Refusal:
         code = error.code if isinstance(error, Refused) else _code(error)
         # What a peer sent may be quoted in it, lone surrogates and all: no text that can be logged or sent.
-        reason = error.message.encode(errors="backslashreplace").decode()
+        reason, remedy = (
+            text.encode(errors="backslashreplace").decode() for text in (error.message, error.remedy)
+        )
         # A message that names a file of this node is about the node, not about what the server sent.
         about_peer = isinstance(error, VerificationError) and str(self.home.path) not in error.message
         tellable = about_peer or code in _TELLABLE
         said = reason if tellable else "the node refuses; its own audit log holds the reason"
-        _log.warning("refused %r: %s: %s", action, code, reason)
-        self.audit.append(self.home.party, "refused", action, {"code": code, "reason": reason})
+        _log.warning("refused %r: %s: %s%s", action, code, reason, f" → {remedy}" if remedy else "")
+        noted = {"code": code, "reason": reason} | ({"remedy": remedy} if remedy else {})
+        self.audit.append(self.home.party, "refused", action, noted)
         try:
             size = self.guard.log_size
         except FoedusError:
@@ -185,7 +190,10 @@ class SiloApp:
         )
         # A first look at the cohort, so that a table that can't serve is refused before keys are made.
         for side in sorted({SIDES[task] for task in study.tasks}):
-            self.guard.check_size(trainer.dataset(side, self.guard.cohort(permit).frame).size)
+            found = trainer.dataset(side, self.guard.cohort(permit).frame)
+            self.guard.check_size(found.size)
+            if earlier is None:
+                self._look_at_labels(permit, side, found)
         keys = silo.advertise()
         follower = Follower(study) if earlier is None else earlier.follower
         lineage = uuid4() if earlier is None else earlier.lineage_id
@@ -207,6 +215,20 @@ class SiloApp:
             self._emit(run, "START")
         stated = self.guard.state_ledger()
         return m.KeysReply(keys=keys.to_json(), ledger=stated, log_size=self.guard.log_size), b""
+
+    def _look_at_labels(self, permit: Permit, side: Side, found: Raw) -> None:
+        """Tell this silo's own people, and nobody else, if the label says the same of every customer.
+
+        It may be so. It may as well be a misspelt value, or a table that ends too early. Whether it is one or the
+        other depends on data, so the study goes on as if nothing had been seen.
+        """
+        bearing = found.labels[found.first]
+        if (several := int(bearing.sum())) not in (0, found.size):
+            return
+        who, asked = "no customer" if several == 0 else "every customer", question(permit.study.label)
+        _log.warning("%s on the %s side bears the label (%s): is it spelt as in the table?", who, side, asked)
+        details = {"run": permit.run, "side": side, "bears": who, "label": asked}
+        self.audit.append(self.home.party, LABEL_ONE_SIDED, permit.digest, details)
 
     def _shares(self, message: Message) -> tuple[m.Content, bytes]:
         request, _ = m.SharesRequest.read(message)
@@ -390,6 +412,7 @@ class SiloApp:
             mode=study.privacy.mode.name,
             epsilon=self.guard.ledger.epsilon(study.privacy.delta, study=run.permit.digest),
             delta=study.privacy.delta,
+            partners=self.guard.treaty.overlap.max_partners_per_customer,
         )
         self.lineage.emit(
             run.lineage_id,

@@ -15,8 +15,8 @@ from ..compliance import treaty as treaties
 from ..compliance.treaty import Treaty
 from ..documents import Envelope
 from ..errors import InputError, VerificationError
-from ..federation import study as studies
-from ..federation.study import Study
+from ..federation import fitting, limits
+from ..federation.study import Study, load_draft
 from .home import Home
 from .privacy_audit import Report, audit
 from .rehearsal import Silo
@@ -29,8 +29,8 @@ def load_study(file: Path, treaty: Treaty, digest: str) -> Study:
         InputError: neither. VerificationError, Refused: signed, but not so that a node would run it.
     """
     if file.suffix.lower() == ".json":
-        return studies.verify(Envelope.load(file), treaty, digest)
-    return studies.resolve(studies.load_draft(file), treaty, digest)
+        return limits.verify(Envelope.load(file), treaty, digest)
+    return fitting.resolve(load_draft(file), treaty, digest)
 
 
 def load_trial(directory: Path, file: Path) -> tuple[Study, Treaty, dict[str, Silo]]:
@@ -87,10 +87,18 @@ def run(
             note=lambda done, of: progress.update(bar, completed=done, total=of),
         )
     show(report, screen)
+    budget = treaty.terms(study.purpose).budget
+    screen.print(f"{escape(treaty.basis)} The treaty's cap for {escape(study.purpose)}: {budget}")
     if out is not None:
         try:
             out.write_text(
-                json.dumps(report.to_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+                json.dumps(
+                    report.to_json() | {"per": treaty.per(study.purpose).model_dump(mode="json")},
+                    indent=2,
+                    ensure_ascii=False,
+                )
+                + "\n",
+                encoding="utf-8",
             )
         except OSError as error:
             raise InputError(f"{out}: can't be written: {error.strerror or error}") from error

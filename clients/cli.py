@@ -78,8 +78,9 @@ def check(directory: Directory) -> None:
         people = len(app.guard.consent.in_force(terms.purpose, datetime.now(UTC)))
         spent = app.guard.ledger.spent(terms.purpose, app.guard.budget.cap(terms.purpose))
         out.print(
-            f"purpose    {terms.purpose}: {people} consents in force, ε {spent:.4f} of {terms.epsilon:g} spent"
+            f"purpose    {terms.purpose}: {people} consents in force, ε {spent:.4f} spent of {terms.budget}"
         )
+    out.print(f"overlap    {escape(treaty.basis)}")
     for caution in cautions(treaty):
         out.print(f"[bold red]UNSAFE[/]     {escape(caution)}")
     out.print(f"log head   {app.guard.log_size} entries seen")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import ibis
 import numpy as np
@@ -17,7 +17,15 @@ import pyarrow as pa
 
 from ..errors import InputError
 from ..federation.rounds import Task
-from ..federation.schema import AnyFeature, CategoryColumn, ChurnLabel, ColumnLabel, NumberColumn, Table
+from ..federation.schema import (
+    AnyFeature,
+    CategoryColumn,
+    ChurnLabel,
+    ColumnLabel,
+    Label,
+    NumberColumn,
+    Table,
+)
 from ..federation.study import Study
 from ..federation.tasks import statistics
 from .sources import check_columns, require
@@ -254,7 +262,24 @@ def _customers(found: ibis.Table, study: Study, cohort: pd.DataFrame) -> pd.Data
             f"the label {label.column!r} is missing in {unsaid} rows",
             remedy="complete those rows, or leave them out of the table",
         )
-    return frame.assign(**{_LABEL: (said.astype(str) == label.positive).astype(np.int64)})
+    said = said.astype(str)
+    if label.negative is not None:
+        known = {label.positive, *label.negative}
+        if unknown := int((~said.isin(known)).sum()):
+            # How many, not which: this goes into a log for good, and a column taken by mistake may hold anything.
+            raise InputError(
+                f"the label {label.column!r} has a value that the study does not name in {unknown} rows;"
+                f" it names {', '.join(map(repr, sorted(known)))}",
+                remedy="values are compared as text, letter by letter (1 is not 1.0, yes is not Yes): mend the"
+                " rows, or ask the author to name all values in label.positive and label.negative",
+            )
+    return frame.assign(**{_LABEL: (said == label.positive).astype(np.int64)})
+
+
+def written(features: Sequence[AnyFeature], label: Label | None = None) -> set[str]:
+    """The columns of a table of customers that are compared as text: categories, and the label."""
+    text = {f.column for f in features if isinstance(f, CategoryColumn)}
+    return text | {label.column} if isinstance(label, ColumnLabel) else text
 
 
 def columns(
@@ -267,13 +292,13 @@ def columns(
 ) -> pd.DataFrame:
     """The features' columns of a table of customers, of those in `cohort`, by `CUSTOMER`, who may have several rows.
 
-    Categories come as the text that the SQL engine makes of them, as everything in `also`: that of a whole
-    number is the same whether or not another row of the column is empty.
+    Categories come as text, as everything in `also`: what a .csv file says, or what the SQL engine makes of a
+    type; that of a whole number is the same whether or not another row of the column is empty.
 
     Args:
         also: columns wanted beside the features'.
     """
-    text = {f.column for f in features if isinstance(f, CategoryColumn)} | set(also)
+    text = written(features) | set(also)
     wanted = sorted({f.called for f in features} | set(also))
     require(found, names, {"customer": names.customer, **{f"feature {c}": c for c in wanted}})
     consenting = ibis.memtable(pa.table({"subject": pa.array(cohort["subject"].tolist(), pa.string())}))
@@ -290,7 +315,7 @@ def measured(frame: pd.DataFrame, features: Sequence[AnyFeature], names: Table) 
     """Quantities and categories of a frame, a row for each of its: see `Raw`.
 
     Raises:
-        InputError: missing or infinite numbers.
+        InputError: missing or infinite numbers, or what is no number.
     """
     values, codes = [], []
     for feature in features:
@@ -300,9 +325,15 @@ def measured(frame: pd.DataFrame, features: Sequence[AnyFeature], names: Table) 
             codes.append(np.array([known.get(v, -1) if isinstance(v, str) else -1 for v in found], np.int64))
             continue
         name, of_column = feature.called, isinstance(feature, NumberColumn)
-        numbers = pd.to_numeric(frame[name], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-        if isinstance(feature, NumberColumn) and feature.fill is not None:
-            numbers = np.where(np.isnan(numbers), feature.fill, numbers)
+        numbers = _numbers(frame[name])
+        if isinstance(feature, NumberColumn):
+            if (np.isnan(numbers) & ~_missing(frame[name])).any():
+                raise InputError(
+                    f"the column {name!r} has values that are no numbers",
+                    remedy="write numbers with a decimal point, and leave the cell empty where one is missing",
+                )
+            if feature.fill is not None:
+                numbers = np.where(np.isnan(numbers), feature.fill, numbers)
         if not np.isfinite(numbers).all():
             where = f"the column {name!r}" if of_column else f"{names.amount!r} and {names.date!r}"
             raise InputError(
@@ -316,6 +347,19 @@ def measured(frame: pd.DataFrame, features: Sequence[AnyFeature], names: Table) 
         np.stack(values, axis=1) if values else np.zeros((rows, 0)),
         np.stack(codes, axis=1) if codes else np.zeros((rows, 0), np.int64),
     )
+
+
+def _numbers(found: pd.Series[Any]) -> Floats:
+    """NaN where there is none; pandas would take a day for a number of nanoseconds."""
+    if found.dtype.kind in "mM":
+        return np.full(len(found), np.nan)
+    return pd.to_numeric(found, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+def _missing(found: pd.Series[Any]) -> npt.NDArray[np.bool_]:
+    blank = [isinstance(v, str) and not v.strip() for v in found]
+    missing: npt.NDArray[np.bool_] = found.isna().to_numpy(dtype=bool) | np.array(blank, dtype=bool)
+    return missing
 
 
 def in_training(customer: str, salt: str, part: float) -> bool:

@@ -1,12 +1,8 @@
-"""A node as one process on Flower's Fleet API; with `clients.connection`, what knows Flower's internals here.
+"""A node as one process on Flower's Fleet API.
 
-Stock Flower runs whatever app bundle the server sends, in a new process per message. This loop takes
-messages, calls *installed* code and pushes the reply; it never asks for a bundle (no ``get-fab``).
-
-A message's content travels one of two ways, and the reply goes the way its instruction came:
-
-- *inline*: inside the message, as `server.superlink.quicken` sends it. Two requests a message.
-- *objects*: Flower's own way, one object per record. Eight requests a message.
+With `clients.connection` and `clients.mail` it is what knows Flower's internals here. Stock Flower runs whatever
+app bundle the server sends, in a new process per message. This loop takes messages, calls *installed* code and
+pushes the reply; it never asks for a bundle (no ``get-fab``).
 """
 
 from __future__ import annotations
@@ -22,13 +18,12 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from flwr.app import Context, Error, Message, RecordDict
-from flwr.app.message import make_message, remove_content_from_message
 from flwr.common.constant import ErrorCode
-from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.common.serde import message_from_proto
 from flwr.proto.fleet_pb2 import (
     ActivateNodeRequest,
     ActivateNodeResponse,
@@ -36,27 +31,9 @@ from flwr.proto.fleet_pb2 import (
     DeactivateNodeResponse,
     PullMessagesRequest,
     PullMessagesResponse,
-    PushMessagesRequest,
-    PushMessagesResponse,
 )
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest, SendNodeHeartbeatResponse
-from flwr.proto.message_pb2 import (
-    ConfirmMessageReceivedRequest,
-    ConfirmMessageReceivedResponse,
-    ObjectTree,
-    PullObjectRequest,
-    PullObjectResponse,
-    PushObjectRequest,
-    PushObjectResponse,
-)
 from flwr.proto.node_pb2 import Node
-from flwr.supercore.inflatable.inflatable_object import (
-    get_all_nested_objects,
-    get_object_tree,
-    iterate_object_tree,
-    no_object_id_recompute,
-)
-from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
 from ..errors import InputError, Unreachable
 from .connection import (
@@ -71,24 +48,21 @@ from .connection import (
     load_key,
     node_public_key,
 )
+from .mail import Reply, fetch, push
 
 __all__ = ["FAILED", "FleetLink", "Handler", "Listener", "generate_node_key", "node_public_key", "serve"]
 
 Handler = Callable[[Message, Context], Message]
 Listener = Callable[[str, dict[str, object]], None]
 
-INLINE_REPLY = 8 * 2**20  # bytes; a larger reply goes as objects
 FAILED = "the node failed; see its own log"
 
 _HOLD = 10.0  # seconds the server may hold a question for messages
 _HEARTBEAT = 10.0  # seconds, Flower's minimum; a dead node is noticed after two of them
 _BACKOFF = (0.25, 10.0)  # seconds: first and longest wait between attempts to reach a lost server
-_OBJECT_WAIT = 60.0  # seconds to wait for an object that is announced but not uploaded yet
-_MAX_OBJECTS = 10_000
 _CONTEXTS = 32  # runs whose state is kept
 _PATIENCE = 25.0  # seconds after which Flower holds a node that crashed for offline, and lets it in again
 _REMIND = 600.0  # seconds until the same trouble is logged again
-_NO_CONTENT = Error(code=ErrorCode.UNKNOWN)
 
 _log = logging.getLogger("foedus.node")
 
@@ -164,17 +138,6 @@ def _disk_full(error: BaseException) -> bool:
     return False
 
 
-@dataclass(frozen=True)
-class _Reply:
-    """An answer on its way: kept until the server has it or no longer wants it."""
-
-    message: Message
-    instruction_id: str
-    inline: bool
-    seconds: float
-    until: float  # by the monotonic clock; nobody waits for it any longer
-
-
 class _Node:
     """The loop of one node: attach, ask, answer."""
 
@@ -193,7 +156,7 @@ class _Node:
         self._refused_since = float("-inf")
         self._told = ("", float("-inf"))
         self._contexts: OrderedDict[int, Context] = OrderedDict()
-        self._reply: _Reply | None = None
+        self._reply: Reply | None = None
 
     def run(self, stop: threading.Event, poll: float, idle_poll: float) -> None:
         backoff, ever = _BACKOFF[0], False
@@ -367,7 +330,7 @@ class _Node:
         run_id, started = head.metadata.run_id, time.monotonic()
         inline = not tree.children
         try:
-            message = head if inline else self._fetch(head, tree)
+            message = head if inline else fetch(self._connection, self._node_id, head, tree)
         except Denied as error:
             _log.info("run %d: its message is no longer to be had (%s)", run_id, error)
             return True
@@ -381,35 +344,9 @@ class _Node:
         # by the server's clock, whatever ours says: Flower drops a reply that seems to have expired
         reply.metadata.created_at = head.metadata.created_at + spent
         reply.metadata.ttl = head.metadata.ttl - spent
-        self._reply = _Reply(reply, tree.object_id, inline, spent, started + head.metadata.ttl)
+        self._reply = Reply(reply, tree.object_id, inline, spent, started + head.metadata.ttl)
         self._deliver()
         return True
-
-    def _fetch(self, head: Message, tree: ObjectTree) -> Message:
-        """Pull a message's objects. The message's own object holds nothing that `head` does not."""
-        content = tree.children[0]
-        wanted = list(dict.fromkeys(node.object_id for node in iterate_object_tree(content)))
-        if len(wanted) > _MAX_OBJECTS:
-            raise TooLarge
-        objects: dict[str, bytes] = {}
-        size, end, wait = 0, time.monotonic() + _OBJECT_WAIT, 0.02
-        while wanted:
-            request = PullObjectRequest(
-                node=Node(node_id=self._node_id), run_id=head.metadata.run_id, object_id=wanted[-1]
-            )
-            answer = self._connection.call("pull-object", request, PullObjectResponse)
-            if not answer.object_found or (not answer.object_available and time.monotonic() > end):
-                raise Denied(404)
-            if not answer.object_available:
-                time.sleep(wait)
-                wait = min(wait * 1.5, 1.0)
-                continue
-            objects[wanted.pop()] = answer.object_content
-            size += len(answer.object_content)
-            if size > MAX_MESSAGE:
-                raise TooLarge
-        head.content = inflate_object_from_contents(content.object_id, objects)
-        return head
 
     def _call(self, message: Message, run_id: int) -> Message:
         try:
@@ -452,7 +389,7 @@ class _Node:
         }
         if time.monotonic() < waiting.until:
             try:
-                self._push(waiting)
+                push(self._connection, self._node_id, waiting)
                 self._on_event("answered", detail)
             except Denied as error:  # the run is over
                 _log.info("run %d: the reply is no longer wanted (%s)", metadata.run_id, error)
@@ -462,46 +399,6 @@ class _Node:
                     metadata=metadata, error=Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, FAILED)
                 )
                 with contextlib.suppress(Denied):
-                    self._push(replace(waiting, message=failed))
+                    push(self._connection, self._node_id, replace(waiting, message=failed))
                 self._on_event("failed", detail)
         self._reply = None
-
-    def _push(self, waiting: _Reply) -> None:
-        reply, node = waiting.message, Node(node_id=self._node_id)
-        run_id = reply.metadata.run_id
-        objects: dict[str, bytes] = {}
-        with no_object_id_recompute():
-            sent = message_to_proto(reply) if waiting.inline else None
-            if sent is not None and sent.ByteSize() <= INLINE_REPLY:
-                # Flower knows a message by the digest of its own object; this one names no content, and
-                # nobody will pull it, so it is announced and never uploaded
-                tree = get_object_tree(make_message(metadata=reply.metadata, error=_NO_CONTENT))
-            else:
-                tree = get_object_tree(reply)
-                objects = {name: item.deflate() for name, item in get_all_nested_objects(reply).items()}
-                sent = message_to_proto(remove_content_from_message(reply))
-        if sum(map(len, objects.values())) > MAX_MESSAGE:
-            raise TooLarge
-        sent.metadata.message_id = tree.object_id
-        request = PushMessagesRequest(
-            node=node,
-            messages_list=[sent],
-            message_object_trees=[tree],
-            clientapp_runtime_list=[waiting.seconds],
-        )
-        answer = self._connection.call("push-messages", request, PushMessagesResponse)
-        for name in answer.objects_to_push:
-            if name in objects:
-                pushed = PushObjectRequest(
-                    node=node,
-                    run_id=run_id,
-                    object_id=name,
-                    object_content=objects[name],
-                    session_id=answer.session_id,
-                )
-                self._connection.call("push-object", pushed, PushObjectResponse)
-        if not waiting.inline:  # an inline message has left nothing of size at the server
-            confirmed = ConfirmMessageReceivedRequest(
-                node=node, run_id=run_id, message_object_id=waiting.instruction_id
-            )
-            self._connection.call("confirm-message-received", confirmed, ConfirmMessageReceivedResponse)

@@ -31,8 +31,7 @@ from ..compliance.consent import Ask, ConsentRegister, proofs
 from ..compliance.consent.membership import CohortTree, StudyKey
 from ..documents import Envelope, Payload, parse_json
 from ..errors import InputError, ProtocolError, Refused, VerificationError
-from ..federation import ledger_heads
-from ..federation import study as studies
+from ..federation import ledger_heads, limits
 from ..federation.messages import LOG_SIZE_UNKNOWN, KeysRequest, LoggedEntry, LogHead
 from ..federation.rounds import RoundPlan
 from ..federation.schema import ColumnLabel
@@ -87,7 +86,7 @@ class Guard:
     def admit(self, request: KeysRequest) -> Permit:
         """Checks 1 and 2 for a run, and that the budget could pay for all of it."""
         envelope = Envelope.from_json(request.study)
-        study = studies.verify(envelope, self.treaty, self.treaty_digest)
+        study = limits.verify(envelope, self.treaty, self.treaty_digest)
         given = tuple(Envelope.from_json(a) for a in request.approvals)
         permit = Permit(study, envelope.digest, request.run, given)
         self.check_approvals(permit)

@@ -19,6 +19,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,11 +107,11 @@ class Home:
     def table(self) -> Path:
         return (self.path / self.settings.table).resolve()
 
-    def orders(self, names: Table) -> AbstractContextManager[ibis.Table]:
-        """The silo's table, opened read-only."""
+    def orders(self, names: Table, text: Collection[str] = ()) -> AbstractContextManager[ibis.Table]:
+        """The silo's table, opened read-only; customers, and the columns in `text`, as they are written there."""
         from . import sources  # Ibis takes its time, and most commands need none of it
 
-        return sources.table(self.table, names.name, customer=names.customer)
+        return sources.table(self.table, names.name, text={names.customer, *text})
 
     @property
     def link(self) -> FleetLink:

@@ -38,15 +38,7 @@ def show(
     treaty, ledger = guard.treaty, guard.ledger
     out = Console()
     out.print(_purposes(guard))
-    m, attested = treaty.overlap.max_partners_per_customer, treaty.overlap.attestation.strip()
-    out.print(
-        f"A person may be a customer of {m} of the {len(treaty.parties)} partners; ε is for all {m} together."
-        if m > 1
-        else f"A person is a customer of one of the {len(treaty.parties)} partners only.",
-        highlight=False,
-    )
-    if attested:
-        out.print(f"The partners attest: {attested}", highlight=False, markup=False)
+    out.print(treaty.basis, highlight=False, markup=False)
     if len(treaty.purposes) > 1:
         out.print("A customer in several purposes has paid for each; no cap joins them.", highlight=False)
     out.print(_studies(ledger, treaty))

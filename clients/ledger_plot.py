@@ -114,11 +114,12 @@ def picture(ledger: Ledger, treaty: Treaty, out: Path, *, now: datetime | None =
     limits = (first - 0.03 * span, moment + 0.04 * span)
     with matplotlib.rc_context(_STYLE):
         rows = len(treaty.purposes)
-        canvas = Figure(figsize=(8.0, 0.7 + 2.5 * rows), layout="constrained", facecolor="white")
+        canvas = Figure(figsize=(8.0, 0.9 + 2.5 * rows), layout="constrained", facecolor="white")
         for axes, terms in zip(canvas.subplots(rows, 1, squeeze=False)[:, 0], treaty.purposes, strict=True):
             _draw(axes, terms, curve(ledger, terms), limits, moment)
         title = (
-            f"ε spent by {ledger.population or 'this silo'}'s customers, until {moment:%Y-%m-%d %H:%M} UTC"
+            f"ε spent by {ledger.population or 'this silo'}'s customers, until {moment:%Y-%m-%d %H:%M} UTC\n"
+            f"for {treaty.unit}"
         )
         canvas.suptitle(title, x=0.01, ha="left", fontsize=11)
         try:
@@ -147,7 +148,9 @@ def _draw(
     when = f"this {terms.period}" if terms.period else "for life"
     axes.plot([], [], color=_BLUE, linewidth=1.8, label=f"spent {when}: {_figure(spent)}")
     left = max(0.0, terms.epsilon - spent)
-    cap = f"cap{f' a {terms.period}' if terms.period else ''}: {terms.epsilon:g}, left: {_figure(left)}"
+    cap = (
+        f"cap {f'a {terms.period}' if terms.period else 'for life'}: {terms.epsilon:g}, left: {_figure(left)}"
+    )
     axes.axhline(terms.epsilon, color=_ORANGE, linestyle="-.", linewidth=1.5, label=cap)
     lost = [t for t, e in zip(found.times, found.life, strict=True) if math.isinf(e)]
     if lost:

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from .. import durable
 from ..compliance import treaty as treaties
 from ..compliance.treaty import Approver, Document, Name, Treaty
 from ..documents import Envelope, SigningKey, canonical, parse_json, read_text
@@ -242,12 +243,7 @@ def _replace(path: Path, population: str, rows: Sequence[Row], moment: datetime)
                 ledger_file.append(db, row)
         if path.exists():
             _put_aside(path, moment)
-        new.replace(path)
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        durable.move(new, path)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from error
 

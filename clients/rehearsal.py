@@ -7,7 +7,7 @@ is nothing for data of several owners.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -46,7 +46,7 @@ class Frame:
     frame: pd.DataFrame
 
     @contextmanager
-    def orders(self, names: Table) -> Iterator[ibis.Table]:
+    def orders(self, names: Table, text: Collection[str] = ()) -> Iterator[ibis.Table]:
         yield ibis.memtable(pa.Table.from_pandas(self.frame, preserve_index=False))
 
 
@@ -120,7 +120,7 @@ class Outcome:
 
     @property
     def counts(self) -> dict[int, int]:
-        """How many silos are in each round's sum, as `study.price` wants it."""
+        """How many silos are in each round's sum, as `pricing.price` wants it."""
         return {number: len(names) for number, names in self.survivors.items()}
 
 
@@ -146,7 +146,7 @@ def rehearse(
     names = tuple(p.name for p in treaty.parties)
     if set(silos) != set(names):
         raise InputError(f"silos {', '.join(sorted(silos))}, but the treaty's parties are {', '.join(names)}")
-    needed = max(treaty.threshold, treaty.min_silos)
+    needed = treaty.threshold
     state = train.State.start(study)
     number = train.following(state, 0, study)
     metrics: evaluate.Metrics | None = None

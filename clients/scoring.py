@@ -27,7 +27,7 @@ from pydantic import Field, ValidationError, field_validator
 from ..compliance import treaty as treaties
 from ..compliance.auditlog.log import AuditLog
 from ..compliance.consent import ConsentRegister
-from ..compliance.treaty import Document, Treaty, explain
+from ..compliance.treaty import Document, Per, Treaty, explain
 from ..documents import Envelope
 from ..errors import InputError
 from ..federation import models
@@ -37,7 +37,7 @@ from ..federation.study import Digest, Model, Scaling
 from ..federation.tasks import statistics
 from . import sources
 from .cohort import ask_of
-from .features import CUSTOMER, columns, history, last_order, measured
+from .features import CUSTOMER, columns, history, last_order, measured, written
 from .home import Home
 
 KIND = "release"
@@ -52,6 +52,7 @@ class ReleasedModel(Document):
     run: str
     epsilon: float
     delta: float
+    per: Per
     mode: ModeField
     purpose: str
     table: Table
@@ -128,7 +129,7 @@ def score(home: Home, released: ReleasedModel, as_of: date, treaty: Treaty) -> S
     ask = ask_of(home, released.purpose, order_log=not isinstance(label, ColumnLabel))
     cohort = ConsentRegister(register).cohort(ask, datetime.now(UTC))
     latest: date | None = None
-    with sources.table(home.table, names.name, customer=names.customer) as found:
+    with home.orders(names, written(released.features)) as found:
         if isinstance(label, ColumnLabel):
             frame = columns(found, names, released.features, cohort)
         else:

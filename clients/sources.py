@@ -6,12 +6,13 @@ is Ibis expressions, which Spark, ClickHouse, PostgreSQL and Snowflake run as we
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import ibis
 
 from ..errors import InputError
@@ -21,14 +22,15 @@ KINDS = (".duckdb", ".csv", ".parquet")
 
 
 @contextmanager
-def table(path: Path, name: str, *, customer: str | None = None) -> Iterator[ibis.Table]:
+def table(path: Path, name: str, *, text: Collection[str] = ()) -> Iterator[ibis.Table]:
     """The table `name` of a .duckdb file, or the one table of a .csv or .parquet file.
 
     Args:
-        customer: the column of a .csv file to read as text whatever it looks like: customer 00042 is not 42.
+        text: columns of a .csv file to take as they are written, whatever they look like: customer 00042 is
+            not 42, and a label that says True is not true.
 
     Raises:
-        InputError: no such file, not of these kinds, unreadable, or no such table.
+        InputError: no such file, not of these kinds, unreadable, also where rows are read later, or no such table.
     """
     with _opened(path) as connection:
         try:
@@ -37,12 +39,23 @@ def table(path: Path, name: str, *, customer: str | None = None) -> Iterator[ibi
             elif path.suffix.lower() == ".parquet":
                 found = connection.read_parquet(path, table_name=name)
             else:
-                text = {customer: "VARCHAR"} if customer in _header(path) else {}
-                found = connection.read_csv(path, table_name=name, types=text)
+                found = connection.read_csv(path, table_name=name)
+                if types := {c: "VARCHAR" for c in found.columns if c in text}:
+                    found = connection.read_csv(path, table_name=name, types=types)
         except Exception as error:
             detail = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
             raise InputError(f"{path}: the table {name!r} can't be read: {detail}") from error
-        yield found
+        try:
+            yield found
+        except duckdb.Error as error:
+            # Rows are read late, and the types of a .csv file are a guess from its first ones. What DuckDB
+            # says after the first line quotes the customer's row.
+            detail = str(error).splitlines()[0][:200]
+            column = re.search(r'converting column "(.+?)"', str(error))
+            raise InputError(
+                f"{path}: the table {name!r} can't be read{f' at the column {column[1]!r}' if column else ''}: {detail}",
+                remedy="mend that line of the file",
+            ) from error
 
 
 def columns(path: Path) -> dict[str, tuple[str, ...]]:
@@ -75,11 +88,6 @@ def _opened(path: Path) -> Iterator[Any]:
         yield connection
     finally:
         connection.disconnect()
-
-
-def _header(path: Path) -> list[str]:
-    with path.open(encoding="utf-8", errors="replace", newline="") as file:
-        return next(csv.reader(file), [])
 
 
 def require(found: ibis.Table, names: Table, needed: Mapping[str, str]) -> None:

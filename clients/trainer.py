@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -24,7 +25,7 @@ from ..privacy.clipping import clipped_sum, rounded
 from ..privacy.noise import Keystream, discrete_gaussian
 from ..privacy.secagg.codec import Whole
 from ..privacy.sgd import clipped_gradient_sum, per_customer_gradients
-from .features import SIDES, Raw, Side, load_raw
+from .features import SIDES, Raw, Side, load_raw, written
 
 Floats = npt.NDArray[np.float64]
 
@@ -32,8 +33,12 @@ Floats = npt.NDArray[np.float64]
 class Source(Protocol):
     """Where a silo's table is: a node's `Home`, or a frame in a rehearsal."""
 
-    def orders(self, names: Table) -> AbstractContextManager[ibis.Table]:
-        """The table of this name, open for as long as the context lasts."""
+    def orders(self, names: Table, text: Collection[str] = ()) -> AbstractContextManager[ibis.Table]:
+        """The table of this name, open for as long as the context lasts.
+
+        Args:
+            text: columns to take as they are written, where the table has no types of its own.
+        """
 
 
 @dataclass
@@ -57,7 +62,8 @@ class Trainer:
         """5: features by SQL. Kept from round to round until the cohort changes."""
         key = hashlib.sha256("\n".join(cohort["subject"]).encode()).digest()
         if side not in self._cached or self._cached[side][0] != key:
-            with self.source.orders(self.study.table) as orders:
+            text = written(self.study.features, self.study.label)
+            with self.source.orders(self.study.table, text) as orders:
                 self._cached[side] = (key, load_raw(orders, self.study, side, cohort, self.retention_days))
         return self._cached[side][1]
 

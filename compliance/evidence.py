@@ -26,6 +26,11 @@ from ..errors import InputError, VerificationError
 
 KIND = "evidence"
 MANIFEST = "manifest.json"
+FILES = frozenset({
+    "treaty.json", "study.json", "approvals.json", "log/entries.jsonl", "log/checkpoint.txt", "keys.json", "rounds.jsonl",
+    "receipts.json", "release/model.json", "release/metrics.json", "lineage.jsonl",
+})  # fmt: skip
+"""All that a bundle may hold beside the manifest: what no check looks at would pass for checked."""
 MAX_FILE = 256 << 20
 MAX_FILES = 200
 MAX_TOTAL = 512 << 20
@@ -80,6 +85,8 @@ def read(path: Path) -> tuple[Envelope, dict[str, bytes]]:
         raise VerificationError(f"{path}: {', '.join(missing)} is missing")
     if added := sorted(set(files) - set(listed)):
         raise VerificationError(f"{path}: {', '.join(added)} is not in the manifest")
+    if strangers := sorted(set(files) - FILES):
+        raise VerificationError(f"{path}: {', '.join(strangers)} has no place in a bundle")
     for name, data in sorted(files.items()):
         if hashlib.sha256(data).hexdigest() != listed[name]:
             raise VerificationError(f"{path}: {name} was changed")

@@ -79,7 +79,7 @@ def privacy_facet(
     Args:
         study: SHA-256 (hex) of the signed study.
         epsilon: of this run, for one customer; infinity (not private) is written as "infinite".
-        more: noise_multiplier, parties, survivors, rounds, consent_snapshot, audit_log_size.
+        more: partners, noise_multiplier, parties, survivors, rounds, consent_snapshot, audit_log_size.
 
     Raises:
         InputError: a value out of its range.

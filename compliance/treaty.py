@@ -28,11 +28,20 @@ class Document(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+_P = 2**255 - 19
+_ORDER_8 = 2707385501144840649318225287225658788936804267575313519463743609750303402022
+_SMALL = {0, 1, _P - 1, _ORDER_8, _P - _ORDER_8}
+"""The y of the points of small order on Curve25519: under such a key anybody can sign anything."""
+
+
 def _check_key(value: str) -> str:
     try:
-        unb64(value, length=32)
+        key = unb64(value, length=32)
     except InputError as error:
         raise ValueError(error.message) from error
+    # OpenSSL takes these keys, also spelt with y ≥ p (RFC 8032, section 5.1.7 leaves it to whoever pins the key).
+    if (int.from_bytes(key, "little") & (1 << 255) - 1) % _P in _SMALL:
+        raise ValueError("a key of small order: anybody could sign under it")
     return value
 
 
@@ -102,6 +111,16 @@ class PurposeTerms(Document):
         month = {"year": 1, "quarter": 3 * ((day.month - 1) // 3) + 1, "month": day.month}[self.period]
         return datetime(day.year, month, 1, tzinfo=UTC)
 
+    @property
+    def lasting(self) -> str:
+        """How long the budget lasts, in words."""
+        return "for life" if self.period is None else f"a {self.period}, without a cap for life"
+
+    @property
+    def budget(self) -> str:
+        """The budget, in words."""
+        return f"ε {self.epsilon:g} at δ {self.delta:g} {self.lasting}"
+
 
 class Overlap(Document):
     """How many partners one person may be a customer of.
@@ -112,6 +131,14 @@ class Overlap(Document):
 
     max_partners_per_customer: int = Field(ge=1)
     attestation: str = Field(default="", max_length=500)
+
+
+class Per(Document):
+    """What goes with a released ε: whom it is for, at how many of the partners (m), and of which budget."""
+
+    unit: Literal["customer"] = "customer"
+    partners: int = Field(ge=1)
+    budget: PurposeTerms
 
 
 class Treaty(Document):
@@ -187,8 +214,29 @@ class Treaty(Document):
 
     @property
     def threshold(self) -> int:
-        """t = ⌊(n + c)/2⌋ + 1, the least number of silos a sum may be opened over (DESIGN §6)."""
-        return (len(self.parties) + self.colluders) // 2 + 1
+        """t, the least number of silos a sum may be opened over: ⌊(n + c)/2⌋ + 1 (DESIGN §6), or `min_silos` if that is more.
+
+        The noise is dealt for t (decision 15).
+        """
+        return max((len(self.parties) + self.colluders) // 2 + 1, self.min_silos)
+
+    @property
+    def unit(self) -> str:
+        """Whom an ε under this treaty is for, m included, in words. Whatever shows an ε says it."""
+        n, m = len(self.parties), self.overlap.max_partners_per_customer
+        if m == n:
+            return f"one customer, at all m = {m} partners together"
+        return f"one customer, at up to m = {m} of {n} partners together (attested)"
+
+    @property
+    def basis(self) -> str:
+        """A sentence: `unit`, and what the partners attest."""
+        said = self.overlap.attestation.strip()
+        return f"Every ε is for {self.unit}." + (f" The partners attest: “{said}”" if said else "")
+
+    def per(self, purpose: str) -> Per:
+        """The same for programs, beside an ε of this purpose."""
+        return Per(partners=self.overlap.max_partners_per_customer, budget=self.terms(purpose))
 
     def party(self, name: str) -> Party:
         """The party of this name; Refused if there is none."""

@@ -100,7 +100,8 @@ def roc(result: Result) -> str:
 def spending(result: Result) -> str:
     """ε so far after every round, against what the study and the treaty allow."""
     limit = result.study.privacy.epsilon
-    cap = result.treaty.terms(result.study.purpose).epsilon
+    terms = result.treaty.terms(result.study.purpose)
+    cap, lasting = terms.epsilon, terms.lasting
     numbers, spent = [r.number for r in result.rounds], [r.epsilon for r in result.rounds]
     with _chart(ratio=0.66) as (canvas, axes):
         if numbers:
@@ -117,17 +118,24 @@ def spending(result: Result) -> str:
             limit, color=ORANGE, linestyle="--", linewidth=1.4, label=f"the study's limit, {limit:g}"
         )
         axes.axhline(
-            cap, color=INK, linestyle="-.", linewidth=1.4, label=f"the treaty's cap for life, {cap:g}"
+            cap,
+            color=INK,
+            linestyle="-.",
+            linewidth=1.4,
+            label=f"the treaty's cap, {cap:g} {lasting.partition(',')[0]}",
         )
         top = 1.35 * max([cap, limit, *spent])
         axes.set_ylim(0, top)
         _mark_losses(axes, result.rounds, (limit + cap) / 2 / top)
         _rounds_axis(axes, result.rounds)
-        axes.set_ylabel("ε per customer")
+        axes.set_ylabel(f"ε per customer, m = {result.treaty.overlap.max_partners_per_customer}")
         axes.legend(loc="upper left")
     told = f"ε reaches {figure(spent[-1])} after {len(spent)} rounds" if spent else "No round was run"
     return _svg(
-        canvas, "spending", "ε spent", f"{told}; the study allows {limit:g}, the treaty {cap:g} for life."
+        canvas,
+        "spending",
+        "ε spent",
+        f"{told}, for {result.treaty.unit}; the study allows {limit:g}, the treaty {cap:g} {lasting}.",
     )
 
 

@@ -13,7 +13,6 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from ..clients import sources
 from ..clients.cohort import ask_of
 from ..clients.features import Dataset, Side, load
 from ..clients.home import Home
@@ -77,7 +76,7 @@ def gather(world: World, study: Study) -> Benchmark:
         home = Home.load(path)
         ask = ask_of(home, study.purpose, order_log=not isinstance(study.label, ColumnLabel))
         cohort = ConsentRegister(path / "consent.db").cohort(ask, now)
-        with sources.table(home.table, study.table.name, customer=study.table.customer) as orders:
+        with home.orders(study.table) as orders:
             for side, found in sides.items():
                 found[name] = load(orders, study, side, cohort, world.treaty.retention_days)
     return Benchmark(study, sides["train"], _stack(list(sides["test"].values())))

@@ -64,6 +64,8 @@ def _content(result: Result, home: Path) -> dict[str, Any]:
         "estimate": screen.estimate(result),
         "rounds_line": screen.rounds(result),
         "privacy_line": screen.privacy(result),
+        "unit": result.treaty.unit,
+        "cap": result.treaty.terms(result.study.purpose),
         "fate": screen.fate,
         "differences": [screen.difference(row, result.rows) for row in result.rows],
         "reasons": list(screen.exclusions(result.partners)),
@@ -94,11 +96,8 @@ def _content(result: Result, home: Path) -> dict[str, Any]:
 def _meaning(result: Result) -> list[str]:
     """ε in three sentences for somebody who has to answer for it."""
     treaty, terms = result.treaty, result.study.privacy
-    cap = treaty.terms(result.study.purpose).epsilon
-    overlap = treaty.overlap.max_partners_per_customer
+    cap = treaty.terms(result.study.purpose)
     silos = "1 silo" if treaty.colluders == 1 else f"{treaty.colluders} silos"
-    partners = "1 partner" if overlap == 1 else f"{overlap} partners"
-    attested = ", as the partners attest" if overlap < len(treaty.parties) else ""
     bound = (
         "For any one customer, whatever anyone could conclude from what this study released is at most "
         f"e^ε = {math.exp(result.epsilon):.2f} times as likely, plus a chance of δ = {terms.delta:g}, "
@@ -106,8 +105,8 @@ def _meaning(result: Result) -> list[str]:
     )
     reach = (
         f"The bound is for the worst case, against the server and up to {silos} pooling all they know, "
-        f"and for the records of a customer at up to {partners}{attested}; what further studies cost is "
-        f"added to it in every node's own ledger, which refuses beyond {cap:g}."
+        f"and for {treaty.unit}; what further studies cost is added to it in every node's own ledger, "
+        f"which refuses beyond {cap.epsilon:g} {cap.lasting}."
     )
     limit = (
         "It does not say that nothing is learned about customers in general, which is what the model is "
@@ -140,7 +139,10 @@ def _parameters(result: Result) -> list[tuple[str, str]]:
         ("Training", _settings(study.training)),
         ("Evaluation", _settings(study.evaluation)),
         ("Noise", f"{study.privacy.mode.name}; σ of one noise: {noise}"),
-        ("Limits", f"ε ≤ {study.privacy.epsilon:g} at δ = {study.privacy.delta:g}"),
+        (
+            "Limits",
+            f"ε ≤ {study.privacy.epsilon:g} at δ = {study.privacy.delta:g} for {result.treaty.unit}",
+        ),
         ("Digest", result.study_digest),
     ]
 
@@ -156,27 +158,25 @@ def _settings(document: Document) -> str:
 def _treaty(result: Result) -> list[tuple[str, str]]:
     treaty = result.treaty
     cap = treaty.terms(result.study.purpose)
-    overlap = treaty.overlap
-    attested = f": “{overlap.attestation}”" if overlap.attestation else ""
     return [
         ("Treaty", f"{treaty.name}, version {treaty.version}"),
         ("Parties", ", ".join(p.name for p in treaty.parties)),
         ("Approval chain", ", ".join(treaty.approval_chain)),
-        ("Cap for this purpose", f"ε ≤ {cap.epsilon:g} at δ ≤ {cap.delta:g}, for life"),
+        ("Cap for this purpose", cap.budget),
         (
             "Silos",
             f"{_least(result)} at least in every sum, {treaty.colluders} of them may collude",
         ),
         ("Cohort", f"{treaty.min_cohort:,} customers of a silo at least"),
         ("Retention", f"{treaty.retention_days} days"),
-        ("A customer's partners", f"{overlap.max_partners_per_customer} at most{attested}"),
+        ("Unit of privacy", treaty.basis),
         ("Digest", result.treaty_digest),
     ]
 
 
 def _least(result: Result) -> int:
     """How many silos must be left for a sum to be opened."""
-    return max(result.treaty.threshold, result.treaty.min_silos)
+    return result.treaty.threshold
 
 
 def _absentees(summed: Round, partners: Sequence[str]) -> str:

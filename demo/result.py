@@ -19,7 +19,7 @@ class Partner:
     Args:
         customers: in its table. consenting: of them, with consent in force for the purpose.
         excluded: why the others are out: "withdrawn", "expired", "never asked" -> customers.
-        epsilon: spent, by its ledger, at the study's δ. cap: the treaty's, for life.
+        epsilon: spent, by its ledger, at the study's δ. cap: the treaty's.
         sent: kind of message -> (messages, bytes) that left the silo.
         lost_in: the round it was killed in, or None.
     """
@@ -38,7 +38,7 @@ class Partner:
 class Round:
     """One secure sum: who is in it, ε so far, and (train) the exact test AUC of the model after it.
 
-    The exact AUC is the demo's own, from all silos' tables; nobody in a real federation sees it.
+    The exact AUC is the demo's own, from all silos' tables together, which no party of a federation has.
     """
 
     number: int

@@ -333,7 +333,8 @@ def run_simulation(study: Path, *, orders: Path | None, silos: int, directory: P
             f"as released: AUC {metrics['auc']:.4f} ± {metrics['auc_error']:.4f} (the noise's error)"
         )
         console.print(
-            f"ε = {report.epsilon:.4f} at δ = {report.study.privacy.delta:g} per customer; {len(report.checks)} checks hold"
+            f"ε = {report.epsilon:.4f} at δ = {report.study.privacy.delta:g} for {report.treaty.unit}, of the treaty's"
+            f" {report.treaty.terms(report.study.purpose).budget}; {len(report.checks)} checks hold"
         )
         if directory is not None:
             console.print(f"kept in {root}; the evidence is {bundle}")

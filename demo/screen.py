@@ -196,10 +196,10 @@ def rounds(result: Result) -> str:
 def privacy(result: Result) -> str:
     """ε spent against what the study and the treaty allow."""
     terms = result.study.privacy
-    cap = result.treaty.terms(result.study.purpose).epsilon
+    cap = result.treaty.terms(result.study.purpose)
     return (
-        f"ε = {result.epsilon:.4f} per customer at δ = {terms.delta:g}; "
-        f"the study allows {terms.epsilon:g}, the treaty {cap:g} for life"
+        f"ε = {result.epsilon:.4f} at δ = {terms.delta:g} for {result.treaty.unit}; "
+        f"the study allows {terms.epsilon:g}, the treaty {cap.epsilon:g} {cap.lasting}"
     )
 
 

@@ -16,7 +16,8 @@ from ..compliance.consent import ConsentRegister, Notice
 from ..compliance.treaty import Approver, Coordinator, Overlap, Party, Person, PurposeTerms, Treaty, sign_all
 from ..documents import Envelope, SigningKey
 from ..errors import InputError
-from ..federation.study import Draft, Study, resolve
+from ..federation.fitting import resolve
+from ..federation.study import Draft, Study
 from .data import Orders, consents, deal
 
 NAMES = (

@@ -1,4 +1,4 @@
-"""What a study spends its ε on, line by line: for whoever writes one, before it is submitted."""
+"""What a study costs a customer: in all, as nodes reckon it anew, and line by line, for whoever writes one."""
 
 from __future__ import annotations
 
@@ -16,6 +16,21 @@ WHAT: dict[Task, str] = {
     "validate": "loss of held-out customers, to stop early",
     "evaluate": "scores by label: AUC and the rest",
 }
+
+
+def price(study: Study, treaty: Treaty, *, survivors: dict[int, int] | None = None) -> float:
+    """ε per customer of the whole study at its δ.
+
+    Args:
+        survivors: round → how many silos' vectors were summed, of the rounds there were. Without it: every
+            round of the study, over the threshold of silos, which is the most it can cost.
+    """
+    if survivors is None:
+        survivors = dict.fromkeys(range(1, study.rounds + 1), treaty.threshold)
+    accountant = PLD()
+    for number, present in survivors.items():
+        accountant.compose(study.round(number, treaty).cost(present, treaty))
+    return accountant.epsilon(study.privacy.delta)
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from pydantic import Field
 
 from ..compliance.treaty import Document, Treaty
 from ..privacy.events import DistributedDiscreteGaussian
-from ..privacy.secagg.rings import Ring
-from .modes import Distributed, ModeField
+from ..privacy.secagg.rings import Ring, fitting
+from .modes import Distributed, Mode, ModeField
 
 Task = Literal["statistics", "curvature", "train", "validate", "evaluate"]
 
@@ -106,3 +106,18 @@ def validate_shape() -> Shape:
 def evaluate_shape(bins: int) -> Shape:
     """A histogram for each label: a customer falls in one cell, a whole number."""
     return Shape(2 * bins, 1.0, 1.0, False)
+
+
+def largest(treaty: Treaty, shape: Shape, scale_bits: int) -> float:
+    """The largest magnitude that one silo's customers can add up to in a coordinate."""
+    return treaty.max_cohort * (shape.entry * 2.0**scale_bits + shape.rounded)
+
+
+def ring_for(treaty: Treaty, shape: Shape, mode: Mode, scale_bits: int, sigma: int) -> Ring:
+    """Where the sum over all silos overflows with probability below 2^-40: rows at their largest, and noise.
+
+    Raises:
+        InputError: no ring is wide enough.
+    """
+    n = len(treaty.parties)
+    return fitting(n * largest(treaty, shape, scale_bits), mode.spread(n) * sigma, shape.dimension)

@@ -52,11 +52,31 @@ class ChurnLabel(Document):
 
 
 class ColumnLabel(Document):
-    """From a table of customers: whether the column holds the value `positive` (compared as text)."""
+    """From a table of customers: whether the column holds the value `positive` (compared as text).
+
+    `negative` lists all other values there may be. A node refuses a table with any further one: a misspelt
+    `positive` then ends the study, where it would else train on a label that nobody bears. Without it every
+    other value counts as not positive.
+    """
 
     kind: Literal["column"] = "column"
     column: Column
     positive: str = Field(max_length=200)
+    negative: tuple[Annotated[str, Field(max_length=200)], ...] | None = Field(
+        default=None, min_length=1, max_length=200
+    )
+
+    @field_validator("negative", mode="before")
+    @classmethod
+    def _list(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        values = (self.positive, *(self.negative or ()))
+        if len(set(values)) != len(values):
+            raise ValueError("a value of the label is listed twice")
+        return self
 
 
 def _label_kind(value: object) -> str:
@@ -67,7 +87,8 @@ def _label_kind(value: object) -> str:
 def question(label: ChurnLabel | ColumnLabel) -> str:
     """What the label asks, in words."""
     if isinstance(label, ColumnLabel):
-        return f"{label.column} is {label.positive!r}"
+        other = f", and not {' or '.join(map(repr, label.negative))}" if label.negative else ""
+        return f"{label.column} is {label.positive!r}{other}"
     return (
         f"churn: no order within {label.horizon_days} days from {label.train_as_of} on to train, "
         f"from {label.test_as_of} on to test"

@@ -22,9 +22,11 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +36,44 @@ from ..compliance import approvals, evidence, treaty
 from ..compliance.auditlog.checkpoint import open_checkpoint
 from ..compliance.auditlog.merkle import leaf_hash, root_from_leaves
 from ..compliance.treaty import Treaty
-from ..documents import Envelope, parse_json, unb64
+from ..documents import Envelope, canonical, parse_json, unb64
 from ..errors import FoedusError, VerificationError
 from ..privacy.accountant import PLD
 from ..privacy.events import from_json, to_json
-from ..privacy.secagg.client import ANSWER, UPLOAD
 from ..privacy.secagg.keys import Advertisement, Context, Roster
+from ..privacy.secagg.statements import ANSWER, CONFIRM, UPLOAD
 from ..privacy.secagg.topology import names_digest
-from . import ledger_heads
-from . import study as studies
-from .study import Study, price
+from . import ledger_heads, limits
+from .pricing import price
+from .study import Study
 from .tasks import evaluate, train
+
+_COPIED = ("purpose", "table", "model", "features", "scaling", "label")
+_RELEASED = {"study", "run", "epsilon", "delta", "mode", "per", "what"}
+_MODEL = {*_COPIED, "learned", "weights"}
+_SAID = {
+    UPLOAD: {
+        *("context", "round", "silo", "task", "topology", "participants", "dimension", "bits"),
+        *("model", "vector", "check"),
+    },
+    CONFIRM: {"context", "round", "silo", "topology", "survivors"},
+    ANSWER: {"context", "round", "silo", "survivors", "answering", "shares"},
+}
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_RECEIPT = {"silo", "treaty", "study", "run", "rounds", "epsilon", "delta", "sums", "ledger", "log"}
+
+
+def _only(value: Mapping[str, Any], names: set[str], what: str) -> None:
+    """Raise unless these are the fields: what nobody re-checks would pass for checked."""
+    if set(value) != names:
+        raise VerificationError(f"{what}: fields missing or unknown: {', '.join(sorted(set(value) ^ names))}")
+
+
+def _sole(envelope: Envelope) -> Envelope:
+    """The document, if one signature is on it: a second one, which nobody checks, would pass for checked."""
+    if len(envelope.signatures) != 1:
+        raise VerificationError(f"a {envelope.kind} bears {len(envelope.signatures)} signatures, not one")
+    return envelope
 
 
 @dataclass(frozen=True)
@@ -115,6 +144,7 @@ class _Bundle:
     study: Study
     study_envelope: Envelope
     run: str
+    _started: int
     epsilon: float
     metrics: Mapping[str, Any]
 
@@ -126,6 +156,7 @@ class _Bundle:
         self._batch_silos: dict[str, tuple[str, ...]] = {}
         self._totals: dict[int, Any] = {}
         self._models: dict[int, Any] = {}
+        self._roots: dict[int, bytes] = {}
 
     def steps(self) -> list[tuple[str, Any]]:
         return [
@@ -150,7 +181,7 @@ class _Bundle:
         self.treaty_envelope = Envelope.loads(self._file("treaty.json"))
         self.treaty = treaty.parse(self.treaty_envelope)
         coordinator = self.treaty.coordinator
-        self._manifest.check(evidence.KIND, coordinator.origin, coordinator.signing_key)
+        _sole(self._manifest).check(evidence.KIND, coordinator.origin, coordinator.signing_key)
         return f"{len(self._files)} files match the manifest signed by {coordinator.origin}"
 
     def _check_treaty(self) -> str:  # 2
@@ -165,25 +196,43 @@ class _Bundle:
         return f"signed by {len(self.treaty.parties)} parties, and it is your own copy"
 
     def _check_study(self) -> str:  # 3
-        self.study_envelope = Envelope.loads(self._file("study.json"))
-        self.study = studies.verify(self.study_envelope, self.treaty, self.treaty_envelope.digest)
+        self.study_envelope = _sole(Envelope.loads(self._file("study.json")))
+        self.study = limits.verify(self.study_envelope, self.treaty, self.treaty_envelope.digest)
         return f"signed by {self.study.author}; {self.study.purpose}, ε ≤ {self.study.privacy.epsilon:g}"
 
+    @cached_property
+    def _lines(self) -> list[bytes]:
+        return self._file("log/entries.jsonl").splitlines()
+
+    @cached_property
     def _entries(self) -> list[dict[str, Any]]:
-        return [parse_json(line) for line in self._file("log/entries.jsonl").splitlines()]
+        return [parse_json(line) for line in self._lines]
+
+    @cached_property
+    def _about(self) -> list[tuple[int, dict[str, Any]]]:
+        digest = self.study_envelope.digest
+        return [(i, e) for i, e in enumerate(self._entries) if e["subject"] == digest]
+
+    def _root(self, size: int) -> bytes:
+        """The root of the log's first `size` entries; receipts ask for a few sizes only."""
+        if size not in self._roots:
+            self._roots[size] = root_from_leaves(self._leaves[:size])
+        return self._roots[size]
+
+    @cached_property
+    def _leaves(self) -> list[bytes]:
+        return [leaf_hash(line) for line in self._lines]
 
     def _mine(self, action: str) -> list[tuple[int, dict[str, Any]]]:
-        digest = self.study_envelope.digest
-        return [
-            (i, e) for i, e in enumerate(self._entries()) if e["action"] == action and e["subject"] == digest
-        ]
+        return [(i, e) for i, e in self._about if e["action"] == action]
 
     def _check_approvals(self) -> str:  # 4
-        given = [Envelope.from_json(a) for a in parse_json(self._file("approvals.json"))]
+        given = [_sole(Envelope.from_json(a)) for a in parse_json(self._file("approvals.json"))]
         self.run = str(parse_json(self._file("keys.json"))[0]["context"]["run"])
         started = [(i, e) for i, e in self._mine("run.started") if e["details"]["run"] == self.run]
-        if not started:
-            raise VerificationError("the log holds no start of this run")
+        if len(started) != 1:  # with two, one could have its order and the other its time looked at
+            raise VerificationError(f"the log holds {len(started)} starts of this run")
+        self._started = started[0][0]
         approvals.require(
             given,
             self.treaty,
@@ -192,22 +241,24 @@ class _Bundle:
             author=self.study.author,
             purpose=self.study.purpose,
             epsilon=self.study.privacy.epsilon,
-            now=datetime.fromisoformat(str(started[-1][1]["time"])),
+            now=datetime.fromisoformat(str(started[0][1]["time"])),
         )
         return f"{len(given)} signatures, levels {', '.join(self.treaty.approval_chain)}; none by the author"
 
     def _check_log(self) -> str:  # 5
-        lines = self._file("log/entries.jsonl").splitlines()
-        coordinator = self.treaty.coordinator
+        lines, coordinator = self._lines, self.treaty.coordinator
         note = self._file("log/checkpoint.txt").decode()
         head = open_checkpoint(note, coordinator.origin, coordinator.signing_key)
         if head.origin != coordinator.origin or head.size != len(lines):
             raise VerificationError(f"the head is of {head.size} entries, the bundle has {len(lines)}")
-        if root_from_leaves([leaf_hash(line) for line in lines]) != head.root:
+        if self._root(len(lines)) != head.root:
             raise VerificationError("the entries do not hash to the signed head: one was changed")
         submitted, approved = self._mine("study.submitted"), self._mine("study.approved")
-        started = next(i for i, e in self._mine("run.started") if e["details"]["run"] == self.run)
-        if not submitted or not approved or not submitted[0][0] < approved[0][0] <= approved[-1][0] < started:
+        chain = self.treaty.approval_chain
+        seats = len(chain) + ("partner" in chain) * (len(self.treaty.parties) - 1)
+        if not submitted or len(approved) < seats:
+            raise VerificationError("the log lacks the submission, or an approval")
+        if not submitted[0][0] < approved[0][0] <= approved[-1][0] < self._started:
             raise VerificationError("submission, approvals and start do not stand in the log in this order")
         return f"{head.size} entries hash to the signed head; submitted, approved, then started"
 
@@ -215,6 +266,8 @@ class _Bundle:
         roster, count = self._roster, 0
         for batch in parse_json(self._file("keys.json")):
             told = batch["context"]
+            _only(batch, {"context", "keys"}, "a batch")
+            _only(told, {"treaty", "study", "run", "batch", "rounds"}, "the context of a batch")
             context = Context(
                 told["treaty"], told["study"], told["run"], told["batch"], tuple(told["rounds"])
             )
@@ -226,11 +279,15 @@ class _Bundle:
                 raise VerificationError("keys of another study or run")
             silos = []
             for document in batch["keys"]:
-                envelope = Envelope.from_json(document)
+                envelope = _sole(Envelope.from_json(document))
                 silo = str(envelope.payload["silo"])
                 Advertisement.verify(envelope, context, silo, roster.key(silo))
+                if silo in silos:
+                    raise VerificationError(f"{silo} signed two sets of keys for one batch")
                 silos.append(silo)
                 count += 1
+            if context.digest in self._contexts:
+                raise VerificationError(f"batch {context.batch} occurs twice")
             self._contexts[context.digest] = context
             self._batch_silos[context.digest] = tuple(silos)
         return f"{count} key advertisements, each signed by its silo for this run"
@@ -245,9 +302,11 @@ class _Bundle:
             for _, e in self._mine("round.summed")
             if e["details"]["run"] == self.run
         }
-        least = max(self.treaty.threshold, self.treaty.min_silos)
+        least = self.treaty.threshold
         for line in self._file("rounds.jsonl").splitlines():
             record = parse_json(line)
+            _only(record, {"round", "survivors", "total", "model", "transcript"}, "a round")
+            _only(record["transcript"], {"uploads", "confirmations", "answers"}, "a transcript")
             number, survivors = record["round"], tuple(record["survivors"])
             if number in self.survivors:
                 raise VerificationError(f"round {number} occurs twice")
@@ -261,8 +320,15 @@ class _Bundle:
                 raise VerificationError(
                     f"round {number}: {len(answers)} answers, {self.treaty.threshold} are needed"
                 )
-            if any(a["survivors"] != names_digest(survivors) for a in answers.values()):
+            confirmed = self._statements(record["transcript"]["confirmations"], CONFIRM, number)
+            told = [*answers.values(), *confirmed.values()]
+            if any(a["survivors"] != names_digest(survivors) for a in told):
                 raise VerificationError(f"round {number}: the silos were told different survivors")
+            answering = names_digest(() if confirmed else answers)  # on a sparse graph, nobody in particular
+            if any(a["answering"] != answering for a in answers.values()):
+                raise VerificationError(f"round {number}: the silos were told that others answer")
+            if len({(u["context"], u["topology"], u["participants"]) for u in uploads.values()}) != 1:
+                raise VerificationError(f"round {number}: the silos masked with different participants")
             plan = self.study.round(number, self.treaty)
             shape = (plan.dimension, plan.bits, plan.task)
             if any((u["dimension"], u["bits"], u["task"]) != shape for u in uploads.values()):
@@ -273,6 +339,8 @@ class _Bundle:
                     f"round {number}: the silos were sent another model than the one shown"
                 )
             self._models[number] = np.frombuffer(model, "<f8")
+            if any(type(value) is not int for value in record["total"]):  # numpy would cut 1.5 down to 1
+                raise VerificationError(f"round {number}: a sum is of whole numbers")
             total = np.array(record["total"], dtype=np.int64)
             digest = hashlib.sha256(total.astype("<i8").tobytes()).hexdigest()
             if total.shape != (plan.dimension,) or logged.get(number, {}).get("sum") != digest:
@@ -289,9 +357,13 @@ class _Bundle:
     def _statements(self, documents: list[Any], kind: str, number: int) -> dict[str, dict[str, Any]]:
         found: dict[str, dict[str, Any]] = {}
         for document in documents:
-            envelope = Envelope.from_json(document)
+            envelope = _sole(Envelope.from_json(document))
             silo = str(envelope.payload["silo"])
             envelope.check(kind, silo, self._roster.key(silo))
+            _only(envelope.payload, _SAID[kind], f"round {number}: a statement of {silo}")
+            opaque = [envelope.payload[name] for name in ("vector", "shares") if name in envelope.payload]
+            if not all(isinstance(value, str) and _DIGEST.fullmatch(value) for value in opaque):
+                raise VerificationError(f"round {number}: a statement of {silo} with a digest that is none")
             context = self._contexts.get(str(envelope.payload["context"]))
             if context is None or envelope.payload["round"] != number or number not in context.rounds:
                 raise VerificationError(
@@ -310,7 +382,10 @@ class _Bundle:
             raise VerificationError(
                 f"ε = {self.epsilon:.4f} is over the study's {self.study.privacy.epsilon:g} or {cap:g}"
             )
-        return f"ε = {self.epsilon:.4f} at δ = {self.study.privacy.delta:g}, recomputed; allowed {self.study.privacy.epsilon:g}"
+        return (
+            f"ε = {self.epsilon:.4f} at δ = {self.study.privacy.delta:g} for {self.treaty.unit}, recomputed;"
+            f" allowed {self.study.privacy.epsilon:g}"
+        )
 
     def _check_release(self) -> str:  # 9
         state = train.State.start(self.study)
@@ -337,7 +412,7 @@ class _Bundle:
             "customers": metrics.customers,
         }
         logged = {
-            e["details"]["file"]: e["details"]["digest"]
+            e["details"]["file"]: e["details"]
             for _, e in self._mine("released")
             if e["details"]["run"] == self.run
         }
@@ -345,43 +420,50 @@ class _Bundle:
         coordinator = self.treaty.coordinator
         for name, permitted in allowed.items():
             if not permitted:
-                if f"release/{name}" in self._files:
+                if f"release/{name}" in self._files or name in logged:
                     raise VerificationError(f"{name} was released against the study's release rule")
                 continue
-            envelope = Envelope.loads(self._file(f"release/{name}"))
+            envelope = _sole(Envelope.loads(self._file(f"release/{name}")))
             envelope.check("release", coordinator.origin, coordinator.signing_key)
-            if logged.get(name) != envelope.digest:
+            if name not in logged or logged[name]["digest"] != envelope.digest:
                 raise VerificationError(f"{name} is not the release in the log")
-            told = envelope.payload
-            if (told["study"], told["run"]) != (self.study_envelope.digest, self.run):
+            told, what = envelope.payload, name.removesuffix(".json")
+            _only(told, _RELEASED | (_MODEL if what == "model" else {"metrics"}), name)
+            if (told["study"], told["run"], told["what"]) != (self.study_envelope.digest, self.run, what):
                 raise VerificationError(f"{name} is of another study or run")
+            if told["delta"] != self.study.privacy.delta:
+                raise VerificationError(f"{name} claims δ = {told['delta']}, the study says otherwise")
             if told["mode"] != self.study.privacy.mode.name:
                 raise VerificationError(f"{name} claims {told['mode']} noise, the study says otherwise")
-            if not abs(told["epsilon"] - self.epsilon) <= 1e-6:
-                raise VerificationError(f"{name} claims ε = {told['epsilon']}, it is {self.epsilon}")
+            if told["per"] != self.treaty.per(self.study.purpose).model_dump(mode="json"):
+                raise VerificationError(f"{name} claims its ε for another unit or budget than the treaty's")
+            for claimed in (told["epsilon"], logged[name]["epsilon"]):
+                if not abs(claimed - self.epsilon) <= 1e-6:
+                    raise VerificationError(f"{name} claims ε = {claimed}, it is {self.epsilon}")
             if name == "model.json":
                 self._compare("the model's weights", told["weights"], state.weights)
                 self._compare("the model's scales", told["learned"], state.statistics)
                 plan = self.study.model_dump(mode="json")
-                if any(
-                    told[n] != plan[n] for n in ("purpose", "table", "model", "features", "scaling", "label")
-                ):
+                # As they are signed: 1 and true, equal to Python, are not.
+                if any(canonical(told[n]) != canonical(plan[n]) for n in _COPIED):
                     raise VerificationError("the model's purpose, inputs or shape are not the study's")
             else:
-                for name, value in asdict(metrics).items():
-                    self._compare(f"the metric {name!r}", told["metrics"][name], value)
+                _only(told["metrics"], set(asdict(metrics)), "the metrics")
+                for metric, value in asdict(metrics).items():
+                    self._compare(f"the metric {metric!r}", told["metrics"][metric], value)
         return "model and metrics recomputed from the sums: equal"
 
     @staticmethod
     def _compare(what: str, claimed: Any, recomputed: Any) -> None:
-        ours, theirs = np.asarray(recomputed, dtype=np.float64), np.asarray(claimed, dtype=np.float64)
+        given = np.asarray(claimed, dtype=object)
+        if any(type(value) not in (int, float) for value in given.ravel()):
+            raise VerificationError(f"{what}: not numbers")
+        ours, theirs = np.asarray(recomputed, dtype=np.float64), given.astype(np.float64)
         # Another processor's linear algebra may differ in the last digits.
         if ours.shape != theirs.shape or not np.allclose(ours, theirs, rtol=1e-7, atol=1e-7):
             raise VerificationError(f"{what} can't be recomputed from the sums")
 
     def _check_receipts(self) -> str:  # 10
-        lines = self._file("log/entries.jsonl").splitlines()
-        leaves = [leaf_hash(line) for line in lines]
         logged = {
             e["details"]["silo"]: e["details"]
             for _, e in self._mine("receipt")
@@ -391,45 +473,54 @@ class _Bundle:
         witness, seen = mode.witness, set[str]()
         checked: dict[int, set[str]] = {}
         for document in parse_json(self._file("receipts.json")):
-            envelope = Envelope.from_json(document)
+            envelope = _sole(Envelope.from_json(document))
             told = envelope.payload
             silo = str(told["silo"])
             envelope.check("receipt", silo, self._roster.key(silo))
-            if silo in seen or (told["study"], told["run"]) != (self.study_envelope.digest, self.run):
+            _only(told, _RECEIPT, f"the receipt of {silo}")
+            about = (self.treaty_envelope.digest, self.study_envelope.digest, self.run)
+            if silo in seen or (told["treaty"], told["study"], told["run"]) != about:
                 raise VerificationError(f"the receipt of {silo} occurs twice or is of another run")
             seen.add(silo)
             if told["silo"] not in logged or logged[told["silo"]]["digest"] != envelope.digest:
                 raise VerificationError(f"the receipt of {silo} is not the one in the log")
             size = told["log"]["size"]
-            if not 0 < size <= len(leaves) or root_from_leaves(leaves[:size]).hex() != told["log"]["root"]:
+            if not 0 < size <= len(self._lines) or self._root(size).hex() != told["log"]["root"]:
                 raise VerificationError(
                     f"{silo} saw another log than this one: the server showed two histories"
                 )
-            own = PLD()
             for entry in told["rounds"]:
                 number = entry["round"]
                 event = from_json({k: v for k, v in entry.items() if k not in ("round", "task")})
                 expected = self.study.round(number, self.treaty).cost(
                     len(self.survivors[number]), self.treaty
                 )
-                if to_json(event) != to_json(expected) or silo not in self.survivors[number]:
+                stated = (to_json(event), entry["task"])
+                if (
+                    stated != (to_json(expected), self.study.tasks[number - 1])
+                    or silo not in self.survivors[number]
+                ):
                     raise VerificationError(f"{silo} and the transcript disagree on round {number}")
-                own.compose(event)
-            took_part = {n for n, s in self.survivors.items() if silo in s}
+            # A node that was restarted has forgotten its earlier rounds, not what they cost: its ledger has it.
+            own = PLD(
+                self.study.round(n, self.treaty).cost(len(s), self.treaty)
+                for n, s in self.survivors.items()
+                if silo in s
+            )
             for number, sha in told["sums"].items():
                 if sha != hashlib.sha256(self._totals[int(number)].astype("<i8").tobytes()).hexdigest():
                     raise VerificationError(
                         f"{silo} {witness} another sum of round {number}: the server altered it afterwards"
                     )
                 checked.setdefault(int(number), set()).add(silo)
-            if {e["round"] for e in told["rounds"]} > took_part:
-                raise VerificationError(f"{silo} states rounds it had no part in")
             if logged[silo].get("ledger") != told["ledger"]:
                 raise VerificationError(f"the log has another head of {silo}'s ledger than its receipt")
+            if told["delta"] != self.study.privacy.delta:
+                raise VerificationError(f"{silo} states what it paid at another δ than the study's")
             if told["epsilon"] + 1e-9 < own.epsilon(told["delta"]):
                 raise VerificationError(f"{silo}'s ledger says less than its rounds cost")
         # All heads in the log, of other studies too: a budget that came back came back for this study as well.
-        ledger_heads.check_log(self._entries(), self._roster.key)
+        ledger_heads.check_log(self._entries, self._roster.key)
         # Fewer could be just those that were shown this log, and the others another one.
         if len(seen) < self.treaty.threshold:
             raise VerificationError(f"{len(seen)} receipts, {self.treaty.threshold} are needed")

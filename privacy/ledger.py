@@ -29,11 +29,11 @@ from ..errors import BudgetExceeded, InputError, Refused, VerificationError
 from . import ledger_file as file
 from .accountant import PLD, ZCDP, Accountant
 from .events import Event
-from .ledger_lines import Cap, Head, Kind, Line, Row, chain, check_chain, compose, genesis, parse
+from .ledger_lines import Cap, Entry, Head, Kind, Line, Row, chain, check_chain, compose, genesis, parse
 
 __all__ = ["Cap", "Head", "Ledger", "Line", "left"]
 
-_Append = Callable[..., None]
+_Append = Callable[[Entry], None]
 _accountant: Callable[[], Accountant] = PLD  # which accountant the ledger composes with
 # Reservations so new that they are likely to be closed still are composed anew at each question.
 _LOOSE = 16
@@ -88,7 +88,7 @@ class Ledger:
         with self._writing() as (kept, append):
             kept.require([event], purpose, study, cap, study_cap)
             number = len(kept.lines) + 1
-            append("reserve", number, purpose, study, label, event)
+            append(Entry("reserve", number, purpose, study, label, event))
         return number
 
     def commit(self, ref: int, event: Event | None = None) -> None:
@@ -102,7 +102,7 @@ class Ledger:
             if event is not None and _dearer(event, line.cost):
                 raise InputError(f"ledger line {ref}: it can't be committed at more than was reserved")
             said = event or line.cost
-            append("commit", ref, line.purpose, line.study, line.label, said)
+            append(Entry("commit", ref, line.purpose, line.study, line.label, said))
 
     def abort(self, ref: int) -> None:
         """Nothing left the silo: the reservation is given back.
@@ -112,13 +112,13 @@ class Ledger:
         """
         with self._writing() as (kept, append):
             line = kept.open(ref)
-            append("abort", ref, line.purpose, line.study, line.label, None)
+            append(Entry("abort", ref, line.purpose, line.study, line.label, None))
 
     def note(self, kind: Kind, label: str, note: Mapping[str, Any]) -> int:
         """What an officer decided: a line ``restored`` or ``written-off`` (see `Line`). Returns its number."""
         with self._writing() as (kept, append):
             number = len(kept.lines) + 1
-            append(kind, number, "", "", label, None, note)
+            append(Entry(kind, number, "", "", label, None, note))
         return number
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────────
@@ -214,16 +214,8 @@ class Ledger:
                 self._refresh(db)
                 kept = self._kept
 
-                def append(
-                    kind: Kind,
-                    ref: int,
-                    purpose: str,
-                    study: str,
-                    label: str,
-                    event: Event | None,
-                    note: Mapping[str, Any] | None = None,
-                ) -> None:
-                    body = compose(self._clock(), kind, ref, purpose, study, label, event, note)
+                def append(entry: Entry) -> None:
+                    body = compose(self._clock(), entry)
                     row = (len(kept.lines) + 1, body, chain(kept.head.hash, body))
                     added.append(parse(row))  # what can't be read again is not written
                     file.append(db, row)

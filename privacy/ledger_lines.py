@@ -29,8 +29,21 @@ _BY_OFFICER = ("restored", "written-off")
 
 
 @dataclass(frozen=True)
-class Line:
-    """One line: a reservation (`ref` is its own number), what became of one, or what an officer decided.
+class Entry:
+    """What a line says: a reservation, what became of one, or what an officer decided."""
+
+    kind: Kind
+    ref: int
+    purpose: str
+    study: str
+    label: str
+    event: Event | None
+    note: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line(Entry):
+    """An entry as it was written: a reservation's `ref` is its own number.
 
     A `written-off` line says: what was lost before it is unknown, so every budget up to here counts as spent.
     Its `note` holds the treaty's ``version`` and digest (``treaty``): only a later treaty opens a new budget.
@@ -38,14 +51,7 @@ class Line:
 
     number: int
     time: str
-    kind: Kind
-    ref: int
-    purpose: str
-    study: str
-    label: str
-    event: Event | None
     hash: str
-    note: Mapping[str, Any] | None = None
 
     @property
     def moment(self) -> datetime:
@@ -100,28 +106,19 @@ def chain(previous: str, body: str) -> str:
     return hashlib.sha256(bytes.fromhex(previous) + body.encode()).hexdigest()
 
 
-def compose(
-    time: datetime,
-    kind: Kind,
-    ref: int,
-    purpose: str,
-    study: str,
-    label: str,
-    event: Event | None,
-    note: Mapping[str, Any] | None = None,
-) -> str:
+def compose(time: datetime, entry: Entry) -> str:
     """The body of a line."""
     record: dict[str, Any] = {
         "time": time.astimezone(UTC).isoformat(timespec="milliseconds"),
-        "kind": kind,
-        "ref": ref,
-        "purpose": purpose,
-        "study": study,
-        "label": label,
-        "event": None if event is None else to_json(event),
+        "kind": entry.kind,
+        "ref": entry.ref,
+        "purpose": entry.purpose,
+        "study": entry.study,
+        "label": entry.label,
+        "event": None if entry.event is None else to_json(entry.event),
     }
-    if note is not None:
-        record["note"] = dict(note)
+    if entry.note is not None:
+        record["note"] = dict(entry.note)
     return canonical(record).decode()
 
 
@@ -148,7 +145,7 @@ def parse(row: Row) -> Line:
             or (event is not None) != (plain["kind"] in ("reserve", "commit"))
         ):
             raise InputError("its fields are not those of a line")
-        line = Line(number, event=event, hash=stored, note=note, **plain)
+        line = Line(number=number, event=event, hash=stored, note=note, **plain)
         if line.moment.tzinfo is None:
             raise InputError("its time has no zone")
         if line.kind == "written-off" and (type(note["version"]), type(note["treaty"])) != (int, str):

@@ -120,8 +120,8 @@ def run(
     """
     from .app import Settings, create_app
     from .certificates import load
+    from .control import ControlLink
     from .stack import api_server, run_api
-    from .superlink import ControlLink
 
     if certificates is None:
         raise InputError(

@@ -18,9 +18,9 @@ from ..compliance import treaty as treaties
 from ..compliance.auditlog.log import AuditLog
 from ..documents import Envelope, SigningKey
 from ..errors import Abandoned, FoedusError, InputError, Unreachable
-from ..federation import study as studies
+from ..federation import limits
+from ..federation.pricing import price
 from ..federation.secure_sum import Sum
-from ..federation.study import price
 from ..federation.tasks import evaluate, train
 from ..privacy.accountant import PLD
 from . import checkpoint
@@ -135,7 +135,7 @@ def roll_call(grid: Grid, case: Case, *, seconds: float = _ROLL_CALL_SECONDS) ->
         Abandoned: fewer than the treaty's threshold or minimum of silos.
     """
     treaty, started = case.treaty, time.monotonic()
-    needed = max(treaty.threshold, treaty.min_silos)
+    needed = treaty.threshold
     while True:
         found = connected(grid, case)
         waited = time.monotonic() - started
@@ -158,7 +158,7 @@ def main(grid: Grid, context: Context) -> None:
     A resumed run is another run to Flower, and the same to everybody else: its configuration names the
     first one's id.
     """
-    from .superlink import quicken
+    from .trips import quicken
 
     pause = quicken()
     home, digest = Path(str(context.run_config["home"])), str(context.run_config["study"])
@@ -186,7 +186,7 @@ def _case(home: Path, store: Store, digest: str, run: str, *, resumed: bool) -> 
         treaty_envelope=treaty_envelope,
         treaty=treaty,
         study_envelope=envelope,
-        study=studies.verify(envelope, treaty, treaty_envelope.digest),
+        study=limits.verify(envelope, treaty, treaty_envelope.digest),
         approvals=store.approvals(digest),
         run=run,
         key=SigningKey.load(home / "server.key"),

@@ -5,7 +5,7 @@ This gate lets through (everything else is 404, and says nothing):
 
 ==================  ==================================================================================
 ``/health``         to everybody
-``/v1/control/``    six routes, to whoever has the secret: `server.superlink.ControlLink`
+``/v1/control/``    six routes, to whoever has the secret: `server.control.ControlLink`
 ``/v1/fleet/``      the nodes' routes, to the gateway, which has the secret; Flower then asks for a node's
                     signature
 ``/v1/runtime/``    ten routes, to the ServerApp; Flower asks for its task's token

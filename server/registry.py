@@ -18,6 +18,7 @@ from ..compliance.auditlog.log import AuditLog
 from ..compliance.treaty import Treaty
 from ..documents import Envelope
 from ..errors import FoedusError, InputError, Refused
+from ..federation import limits
 from ..federation import study as studies
 from ..federation.study import Study
 from .problems import NotFound, code_of
@@ -55,7 +56,7 @@ class Registry:
         with _Refusals(self._audit, actor, "study.refused", body) as refusals:
             envelope = _envelope(body)
             refusals.subject = digest = envelope.digest
-            study = studies.verify(envelope, self._treaty, self._treaty_digest)
+            study = limits.verify(envelope, self._treaty, self._treaty_digest)
             details = {
                 "title": study.title,
                 "author": study.author,

@@ -76,6 +76,7 @@ def _envelopes(
         "run": case.run,
         "epsilon": epsilon,
         "delta": study.privacy.delta,
+        "per": case.treaty.per(study.purpose).model_dump(mode="json"),
         "mode": study.privacy.mode.name,
     }
     model = {
@@ -163,6 +164,7 @@ def _draw_lineage(case: Case, epsilon: float) -> str:
         mode=study.privacy.mode.name,
         epsilon=epsilon,
         delta=study.privacy.delta,
+        partners=case.treaty.overlap.max_partners_per_customer,
     )
     silos = sorted({s for r in case.sums for s in r.survivors})
     events = []

@@ -1,6 +1,6 @@
 """Starting, watching and stopping runs: what the control plane asks of Flower, and what it notes.
 
-The SuperLink is behind a protocol of three calls; the real one is `superlink.ControlLink`, tests have
+The SuperLink is behind a protocol of three calls; the real one is `control.ControlLink`, tests have
 one that only remembers.
 """
 

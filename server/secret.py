@@ -17,6 +17,7 @@ from ..errors import InputError
 
 Use = Literal["control", "fleet"]
 
+VARIABLE = "FOEDUS_SUPERLINK_SECRET"  # environment variable of a ServerApp: the file of the secret
 _BYTES = 32
 
 

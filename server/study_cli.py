@@ -22,7 +22,7 @@ from ..compliance import approvals
 from ..compliance import treaty as treaties
 from ..documents import Envelope, SigningKey
 from ..errors import Abandoned, FoedusError, InputError, Refused, VerificationError
-from ..federation import pricing
+from ..federation import fitting, limits, pricing
 from ..federation import study as studies
 from .client import ApiClient, Event
 from .study_view import coloured, print_decision, print_study, print_whole_study
@@ -74,7 +74,7 @@ def price(draft: Draft, treaty: TreatyFile) -> None:
     Example: foedus study price churn.yaml --treaty treaty.json
     """
     document, content = treaties.load(treaty)
-    study = studies.resolve(studies.load_draft(draft), content, document.digest)
+    study = fitting.resolve(studies.load_draft(draft), content, document.digest)
     terms, n = content.terms(study.purpose), len(content.parties)
     out = Console()
     split = Table(title=f"{escape(study.title)}: what ε is spent on", box=None, header_style="bold")
@@ -91,15 +91,12 @@ def price(draft: Draft, treaty: TreatyFile) -> None:
     table = Table("silos that answer", "ε per customer", title=f"in all, at δ = {study.privacy.delta:g}")
     for survivors in range(n, content.threshold - 1, -1):
         rounds = dict.fromkeys(range(1, study.rounds + 1), survivors)
-        table.add_row(f"{survivors} of {n}", f"{studies.price(study, content, survivors=rounds):.3f}")
+        table.add_row(f"{survivors} of {n}", f"{pricing.price(study, content, survivors=rounds):.3f}")
     out.print(table)
-    m = content.overlap.max_partners_per_customer
     public = [f.called for f in study.features if not getattr(f, "learned", False)]
     out.print(
         f"{study.rounds} sums, {study.parameters} weights, {study.privacy.mode.name} noise;"
-        f" the treaty's cap for {escape(study.purpose)} is {terms.epsilon:g}."
-        f" A person is taken to be a customer of up to {m} of {n} partners"
-        + (f" (attested: {escape(content.overlap.attestation)})." if m < n else ".")
+        f" the treaty's cap for {escape(study.purpose)} is {terms.budget}. {escape(content.basis)}"
         + (
             f" Bounds and levels taken as public: {escape(', '.join(dict.fromkeys(public)))}."
             if public
@@ -126,10 +123,10 @@ def sign(
     written = studies.load_draft(draft)
     if written.author != author:
         raise InputError(f"{draft}: its author is {written.author}, not {author}")
-    study = studies.resolve(written, content, document.digest)
+    study = fitting.resolve(written, content, document.digest)
     envelope = study.envelope().signed(author, SigningKey.load(key))
     # A wrong key is found here, and not by the server.
-    studies.verify(envelope, content, document.digest)
+    limits.verify(envelope, content, document.digest)
     try:
         with out.open("xb") as file:
             file.write(envelope.dumps())
@@ -163,8 +160,10 @@ def index(server: Server = DEFAULT_SERVER, token_file: TokenFile = None, ca: Ca 
     Example: foedus study list --token-file alice.token --ca ca.crt
     """
     table = Table("study", "title", "author", "purpose", "ε", "status", "still to approve")
+    units: dict[str, None] = {}
     with connect(server, token_file, ca) as client:
         for found in client.studies():
+            units[found["unit"]] = None
             table.add_row(
                 found["digest"][:12],
                 escape(found["title"]),
@@ -175,6 +174,8 @@ def index(server: Server = DEFAULT_SERVER, token_file: TokenFile = None, ca: Ca 
                 escape(", ".join(found["missing"])),
             )
     Console().print(table)
+    for unit in units:
+        Console().print(f"Every ε is for {escape(unit)}.", highlight=False)
 
 
 @study_app.command()
@@ -229,7 +230,7 @@ def approve(
     with connect(server, token_file, ca) as client:
         for digest in study:
             envelope = _asked_for(client.study(digest), digest)
-            plan = studies.verify(envelope, content, document.digest)
+            plan = limits.verify(envelope, content, document.digest)
             decision = approvals.decide(
                 who,
                 secret,
@@ -241,7 +242,7 @@ def approve(
                 decision="reject" if reject else "approve",
             )
             after = client.approve(envelope.digest, decision)
-            print_decision(plan, after, rejected=reject)
+            print_decision(plan, content, after, rejected=reject)
 
 
 @study_app.command()

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ..compliance.treaty import Treaty
 from ..documents import Envelope
 from ..federation.study import Study
 
@@ -31,6 +32,8 @@ def print_study(found: Mapping[str, Any]) -> None:
         ("author", found["author"]),
         ("purpose", found["purpose"]),
         ("ε, δ", f"{found['epsilon']:g}, {found['delta']:g}"),
+        ("ε is for", found["unit"]),
+        ("the cap", found["budget"]),
         ("worst price", f"{found['price']:.3f}" if "price" in found else ""),
         ("still to approve", ", ".join(found["missing"])),
         ("reason", found["reason"]),
@@ -50,12 +53,12 @@ def print_whole_study(study: Envelope) -> None:
     typer.echo(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=78), nl=False)
 
 
-def print_decision(plan: Study, after: Mapping[str, Any], *, rejected: bool) -> None:
+def print_decision(plan: Study, treaty: Treaty, after: Mapping[str, Any], *, rejected: bool) -> None:
     """What was just signed, and who is still to sign."""
     left = ", ".join(after["missing"]) or "nobody"
     Console().print(
         f"{'rejected' if rejected else 'approved'}: {plan.title!r} by {plan.author} for {plan.purpose}, "
-        f"ε {plan.privacy.epsilon:g}" + ("" if rejected else f"; still to approve: {left}"),
+        f"ε {plan.privacy.epsilon:g} for {treaty.unit}" + ("" if rejected else f"; still to approve: {left}"),
         markup=False,
         highlight=False,
     )

@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import dpsgd_steps
+import masking
+import masking_rivals
 import measure
 import numpy as np
 import ours_secagg
+import pandas as pd
 import pytest
 import rival_flwr
 from measure import Watch, compare
@@ -65,3 +68,14 @@ def test_memory_is_what_the_work_adds() -> None:
     with watch:
         during = before * 2
     assert before.nbytes // 2 < watch.growth < before.nbytes * 2 and during[0] == 2
+
+
+def test_the_loss_of_sets_is_that_of_the_report() -> None:
+    frame = pd.DataFrame({"age": ["20", "30", "40", "40"], "city": ["a", "b", "c", "c"]})
+    parts = [np.array([0, 1]), np.array([2])]  # the last row is lost
+    assert masking_rivals.set_loss(frame, ["age", "city"], parts) == pytest.approx((2 * (0.5 + 0.5) + 2) / 8)
+
+
+def test_the_masking_benchmark_says_where_it_looked(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="no Adult data here; say where with --data or FOEDUS_DATA"):
+        masking.Adult(tmp_path)

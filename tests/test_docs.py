@@ -240,7 +240,7 @@ def test_what_a_page_shows_runs(
     for block in blocks(path):
         if block.file:
             text = stage.fill(block.text)
-            assert "<" not in text, f"{block.file}: a placeholder nobody fills in"
+            assert "<" not in text, f"{block.file}: something in <brackets> that this test does not fill in"
             (tmp_path / block.file).write_text(text, encoding="utf-8")
         elif block.language == "python":
             code = compile(block.text, f"{path.name}, python block", "exec")

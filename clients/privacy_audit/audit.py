@@ -15,37 +15,29 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from ...compliance.treaty import Treaty
 from ...errors import InputError
 from ...federation.modes import Sampler
-from ...federation.rounds import RoundPlan
-from ...federation.study import Study, price
-from ...federation.tasks import train
+from ...federation.pricing import price
+from ...federation.study import Study
 from ...privacy.accountant import ZCDP
-from ...privacy.audit import gaussian_fit, one_run_lower_bound
+from ...privacy.audit import GaussianFit, gaussian_fit, one_run_lower_bound
 from ...privacy.noise import discrete_gaussian
-from ..features import SIDES, Raw, Side
-from ..rehearsal import Silo, rehearse
-from .canaries import Canaries, Heard, WatchedSilo, few, most
+from ..rehearsal import Silo
 from .noises import Noises
-from .sensitivity import sensitivity
+from .runs import Guesses, Trial
+from .sensitivity import Moved, sensitivity
 
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
 Verdict = Literal["holds", "refuted"]
 ALARM = 1e-7
 """Each line is wrongly refuted with at most this probability; there are fewer than ten."""
-CROWD = 300
-"""Customers of each silo in every run but the first, which has all: the auditor takes them out of the sum anyway."""
-SERVER = "the server"
 CONFIDENCE = 0.95
 """Of the bounds that are shown; a verdict wants more (`ALARM`)."""
 
@@ -123,77 +115,74 @@ def audit(
         raise InputError(f"delta must lie in (0, 1), not {delta}")
     started = time.monotonic()
     moved = sensitivity(study, treaty, silos)  # 1
-    per_run = min(most(study), canaries)
-    runs = -(-canaries // per_run)
-    sides = {SIDES[task] for task in study.tasks}
-    everybody = {name: {side: silo.dataset(side) for side in sides} for name, silo in silos.items()}
-    crowd = {n: {side: few(d, CROWD) for side, d in data.items()} for n, data in everybody.items()}
-    noises, games = Noises(_shares(study, treaty)), []
-    for number in range(runs):  # 2
-        note(number, runs)
-        data = crowd if number else everybody
-        games.append(_play(study, treaty, silos, data, per_run, sampler, noises))
-    note(runs, runs)
-    scores, included = np.concatenate([g[0] for g in games]), np.concatenate([g[1] for g in games])
-    visible = float(np.mean(np.concatenate([g[2] for g in games])))
-    # What guessing proves can't be surer than 2mδ: the verdict is on the claim at a δ that leaves room for it.
-    strict = min(delta, ALARM / (100 * len(scores)))
-    epsilon, strict_epsilon = (_price(study, treaty, d) for d in (delta, strict))
-    plans = [study.round(number, treaty) for number in range(1, study.rounds + 1)]
-    claimed = math.sqrt(2 * ZCDP([plan.cost(len(treaty.parties), treaty) for plan in plans]).rho)
-    shown = one_run_lower_bound(scores, included, delta=delta, confidence=CONFIDENCE)
-    proven = one_run_lower_bound(scores, included, delta=strict, confidence=1 - ALARM)
-    fit = gaussian_fit(scores[included], scores[~included], confidence=CONFIDENCE)
-    sure = gaussian_fit(scores[included], scores[~included], confidence=1 - ALARM)
-    lines = [
-        _line(  # 3
-            "one-run audit",
-            f"ε ≤ {epsilon:.3f} at δ = {delta:g}, {strict_epsilon:.3f} at {strict:.0e}",
-            f"ε ≥ {shown:.3f} at 95 %, {proven:.3f} beyond doubt",
-            proven <= strict_epsilon,
-        ),
-        # Against μ = √2ρ too: what the plans themselves say, larger by no accountant's slack.
-        _line(
-            "Gaussian fit",
-            f"μ ≤ {claimed:.3f}, ε ≤ {epsilon:.3f}",
-            f"μ = {fit.mu:.3f} ± {fit.standard_error:.3f}, ε = {fit.epsilon(delta):.3f}",
-            sure.lower <= claimed and sure.epsilon_bounds(delta)[0] <= epsilon,
-        ),
-        # An audit that does not see its own canaries would find everything in order.
-        _line(
-            "the audit's own sight",
-            f"canaries show as μ ≥ {0.9 * visible:.3f}",
-            f"μ = {fit.mu:.3f} ± {fit.standard_error:.3f}, {len(scores)} canaries",
-            sure.upper >= 0.9 * visible,
-        ),
-        *_noise(noises),  # 4
-        *(
-            _line(
-                f"sensitivity, {m.task}",
-                "one customer moves the sum by at most 1 × the bound",
-                f"{m.ratio:.4f} × at most, by {m.customer}; {m.tried} tried",
-                m.ratio <= 1 + 1e-9,
-            )
-            for m in moved
-        ),
-    ]
+    trial = Trial(study, treaty, silos, sampler)
+    runs = trial.run(canaries, note)  # 2
+    guesses = Guesses.joined(runs)
+    claim = _Claim.of(study, treaty, delta, len(guesses.scores))
+    found = _Found.of(guesses, claim)  # 3
+    lines = [*_claim_lines(claim, found), *_noise_lines(trial.noises), *_sensitivity_lines(moved)]  # 4
     return Report(
         study=study.title,
-        epsilon=epsilon,
+        epsilon=claim.epsilon,
         delta=delta,
-        steinke=shown,
-        fitted=fit.epsilon_bounds(delta)[0],
-        mu=fit.mu,
-        mu_error=fit.standard_error,
-        mu_claimed=claimed,
-        mu_visible=visible,
-        detects=_detects(claimed, len(scores)),
-        canaries=len(scores),
-        runs=runs,
+        steinke=found.shown,
+        fitted=found.fit.epsilon_bounds(delta)[0],
+        mu=found.fit.mu,
+        mu_error=found.fit.standard_error,
+        mu_claimed=claim.mu,
+        mu_visible=found.visible,
+        detects=_detects(claim.mu, found.canaries),
+        canaries=found.canaries,
+        runs=len(runs),
         colluders=treaty.colluders,
         seconds=time.monotonic() - started,
         lines=tuple(lines),
     )
+
+
+@dataclass(frozen=True)
+class _Claim:
+    """What a study says it costs if nobody drops out: ε at δ, ε at a stricter δ, and μ."""
+
+    delta: float
+    epsilon: float
+    strict_delta: float
+    strict_epsilon: float
+    mu: float
+
+    @classmethod
+    def of(cls, study: Study, treaty: Treaty, delta: float, canaries: int) -> Self:
+        # What guessing proves can't be surer than 2mδ: the verdict is on the claim at a δ that leaves room for it.
+        strict = min(delta, ALARM / (100 * canaries))
+        plans = [study.round(number, treaty) for number in range(1, study.rounds + 1)]
+        rho = ZCDP([plan.cost(len(treaty.parties), treaty) for plan in plans]).rho
+        epsilon, strict_epsilon = (_price(study, treaty, d) for d in (delta, strict))
+        return cls(delta, epsilon, strict, strict_epsilon, math.sqrt(2 * rho))
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What the scores say of the claim: bounds that are shown, at 95 %, and bounds for a verdict."""
+
+    canaries: int
+    visible: float
+    shown: float
+    proven: float
+    fit: GaussianFit
+    sure: GaussianFit
+
+    @classmethod
+    def of(cls, guesses: Guesses, claim: _Claim) -> Self:
+        scores, included = guesses.scores, guesses.included
+        inside, outside = scores[included], scores[~included]
+        return cls(
+            canaries=len(scores),
+            visible=float(np.mean(guesses.mu)),
+            shown=one_run_lower_bound(scores, included, delta=claim.delta, confidence=CONFIDENCE),
+            proven=one_run_lower_bound(scores, included, delta=claim.strict_delta, confidence=1 - ALARM),
+            fit=gaussian_fit(inside, outside, confidence=CONFIDENCE),
+            sure=gaussian_fit(inside, outside, confidence=1 - ALARM),
+        )
 
 
 def _price(study: Study, treaty: Treaty, delta: float) -> float:
@@ -203,82 +192,49 @@ def _price(study: Study, treaty: Treaty, delta: float) -> float:
     return price(there, treaty, survivors=everybody)
 
 
-def _shares(study: Study, treaty: Treaty) -> dict[tuple[int, str], int]:
-    """Every noise a run may have: (round, who adds it) -> coordinates."""
-    found: dict[tuple[int, str], int] = {}
-    for number in range(1, study.rounds + 1):
-        plan = study.round(number, treaty)
-        names = [p.name for p in treaty.parties] if plan.mode.silo_sigma(plan.sigma) else [SERVER]
-        found |= {(number, name): plan.dimension for name in names}
-    return found
-
-
-def _play(
-    study: Study,
-    treaty: Treaty,
-    silos: Mapping[str, Silo],
-    data: Mapping[str, Mapping[Side, Raw]],
-    count: int,
-    sampler: Sampler,
-    noises: Noises,
-) -> tuple[Floats, npt.NDArray[np.bool_], Floats]:
-    """One run: the canaries' scores (in standard deviations of the noise there should be), coins, and their μ."""
-    names = [p.name for p in treaty.parties]
-    honest = names[treaty.colluders :]
-    canaries = Canaries.toss(study, treaty, honest, count)
-    watched = {name: WatchedSilo.of(silo, name, canaries, data[name]) for name, silo in silos.items()}
-    estimates, precision = np.zeros(count), np.zeros(count)
-    shares: dict[tuple[int, str], Floats] = {}
-
-    def listen(plan: RoundPlan, state: train.State, total: Integers) -> None:
-        heard = {name: silo.heard[plan.round] for name, silo in watched.items()}
-        if plan.mode.silo_sigma(plan.sigma):
-            shares.update({(plan.round, name): h.noise / plan.sigma for name, h in heard.items()})
-        else:
-            sent = np.sum([h.summed + h.noise for h in heard.values()], axis=0)
-            shares[(plan.round, SERVER)] = (total - sent) / plan.sigma
-        for left, moves, variance in _views(plan, treaty, canaries, heard, total):
-            speaking = moves.any(axis=1)
-            inverse = np.linalg.inv(moves[speaking] @ moves[speaking].T)
-            spread = np.diag(inverse) * variance
-            estimates[speaking] += (inverse @ (moves[speaking] @ left)) / spread
-            precision[speaking] += 1 / spread
-
-    rehearse(study, treaty, watched, sampler=sampler, hook=listen)
-    noises.add(shares)
-    mu = np.sqrt(precision)
-    return estimates / mu, canaries.included, mu
-
-
-def _views(
-    plan: RoundPlan, treaty: Treaty, canaries: Canaries, heard: Mapping[str, Heard], total: Integers
-) -> list[tuple[Integers, Floats, float]]:
-    """What the mode's adversary is left with of a round: (canaries and noise, what a canary moves it by, σ²).
-
-    Where noises protect together it is the sum, less the colluders' noise; where each protects alone, every
-    honest silo's vector by itself; where the server adds it, what the server shows.
-    """
-    names = [p.name for p in treaty.parties]
-    honest, colluding = names[treaty.colluders :], names[: treaty.colluders]
-    together = plan.mode.shares(len(names), treaty)
-    if plan.mode.silo_sigma(plan.sigma) and together == 1:  # at most n − 2 collude, so this is no sum's
-        return [
-            (
-                heard[name].summed + heard[name].noise - heard[name].known,
-                canaries.moves(plan, [name]),
-                float(plan.sigma) ** 2,
-            )
-            for name in honest
-        ]
-    left = total - sum(h.known for h in heard.values()) - sum(heard[name].noise for name in colluding)
-    return [(left, canaries.moves(plan, honest), together * float(plan.sigma) ** 2)]
-
-
 def _line(name: str, claim: str, found: str, holds: bool) -> Line:
     return Line(name, claim, found, "holds" if holds else "refuted")
 
 
-def _noise(noises: Noises) -> list[Line]:
+def _claim_lines(claim: _Claim, found: _Found) -> list[Line]:
+    fit, sure, delta = found.fit, found.sure, claim.delta
+    return [
+        _line(
+            "one-run audit",
+            f"ε ≤ {claim.epsilon:.3f} at δ = {delta:g}, {claim.strict_epsilon:.3f} at {claim.strict_delta:.0e}",
+            f"ε ≥ {found.shown:.3f} at 95 %, {found.proven:.3f} beyond doubt",
+            found.proven <= claim.strict_epsilon,
+        ),
+        # Against μ = √2ρ too: what the plans themselves say, larger by no accountant's slack.
+        _line(
+            "Gaussian fit",
+            f"μ ≤ {claim.mu:.3f}, ε ≤ {claim.epsilon:.3f}",
+            f"μ = {fit.mu:.3f} ± {fit.standard_error:.3f}, ε = {fit.epsilon(delta):.3f}",
+            sure.lower <= claim.mu and sure.epsilon_bounds(delta)[0] <= claim.epsilon,
+        ),
+        # An audit that does not see its own canaries would find everything in order.
+        _line(
+            "the audit's own sight",
+            f"canaries show as μ ≥ {0.9 * found.visible:.3f}",
+            f"μ = {fit.mu:.3f} ± {fit.standard_error:.3f}, {found.canaries} canaries",
+            sure.upper >= 0.9 * found.visible,
+        ),
+    ]
+
+
+def _sensitivity_lines(moved: Iterable[Moved]) -> list[Line]:
+    return [
+        _line(
+            f"sensitivity, {m.task}",
+            "one customer moves the sum by at most 1 × the bound",
+            f"{m.ratio:.4f} × at most, by {m.customer}; {m.tried} tried",
+            m.ratio <= 1 + 1e-9,
+        )
+        for m in moved
+    ]
+
+
+def _noise_lines(noises: Noises) -> list[Line]:
     scale, reuse = noises.scale(), noises.reuse()
     (number, who), ratio, off = min(scale, key=lambda s: s[2])
     off = min(1.0, off * len(scale))  # Bonferroni's: the worst of so many

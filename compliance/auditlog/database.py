@@ -1,29 +1,20 @@
-"""SQLite files that several processes append to and that outlive a power cut.
+"""SQLite files of a fixed schema: the audit log, consents, checkpoints. How they are kept: `durable`.
 
-Every call opens its own connection and closes it, so any thread or process may call. Choices:
-
-- ``journal_mode=DELETE``. WAL with two writers can corrupt a file (the WAL-reset bug, SQLite 3.7.0
-  to 3.51.2: Debian 12 ships 3.40.1), and it makes one log three files.
-- ``synchronous=EXTRA``: under DELETE, FULL may still roll back the last commit at a power cut, as the
-  directory is not synced after the journal is unlinked (sqlite.org/pragma.html#pragma_synchronous).
-- Writers take ``BEGIN IMMEDIATE``, so none has to upgrade a lock and no two can deadlock.
-- Triggers refuse UPDATE, DELETE and REPLACE. They stop accidents; they do not stop the file's owner,
-  who can drop them: evidence against the owner is what others hold (checkpoints).
+Triggers refuse UPDATE, DELETE and REPLACE. They stop accidents; they do not stop the file's owner,
+who can drop them: evidence against the owner is what others hold (checkpoints).
 """
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ... import durable
 from ...errors import FoedusError, InputError, VerificationError
-
-BUSY_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -47,10 +38,9 @@ class Schema:
             InputError: another kind of file.
             VerificationError: its tables or triggers were changed.
         """
-        if _mark(db) != self.application_id:
+        if durable.mark_of(db) != self.application_id:
             raise InputError(f"{path}: not {self.title}")
-        found = {sql for (sql,) in db.execute("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL")}
-        if found != set(self.statements):
+        if not durable.is_of(db, self.statements):
             raise VerificationError(
                 f"{path}: the tables or triggers of {self.title} were changed",
                 remedy="compare the file with a backup: someone had write access to it",
@@ -89,22 +79,10 @@ def establish(path: Path, schema: Schema, *, first: Sequence[tuple[str, tuple[An
         InputError: it is something else.
         VerificationError: it is damaged or its schema was changed.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from error
+    durable.touch(path)
     with connection(path) as db:
-        if _mark(db) == 0 and _is_empty(db):
-            db.execute("BEGIN IMMEDIATE")
-            if _is_empty(db):  # else another process made it while we waited for the lock
-                for statement in schema.statements:
-                    db.execute(statement)
-                for statement, parameters in first:
-                    db.execute(statement, parameters)
-                db.execute(f"PRAGMA application_id = {schema.application_id}")
-            db.execute("COMMIT")
+        statements = [(statement, ()) for statement in schema.statements]
+        durable.fill(db, schema.application_id, [*statements, *first])
         schema.check(db, path)
 
 
@@ -117,14 +95,7 @@ def connection(path: Path) -> Iterator[sqlite3.Connection]:
         VerificationError: the file is damaged, or an append-only rule was broken.
     """
     try:
-        uri = f"{path.resolve().as_uri()}?mode=rw"  # never creates: a lost log must not come back empty
-        with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)) as db:
-            db.execute("PRAGMA trusted_schema = OFF")
-            db.execute("PRAGMA cell_size_check = ON")
-            db.execute("PRAGMA synchronous = EXTRA")
-            (mode,) = db.execute("PRAGMA journal_mode = DELETE").fetchone()
-            if mode != "delete":
-                raise InputError(f"{path}: in journal mode {mode!r}, and others have it open")
+        with durable.opened(path) as db:
             yield db
     except sqlite3.Error as error:
         raise _ours(path, error) from error
@@ -133,28 +104,15 @@ def connection(path: Path) -> Iterator[sqlite3.Connection]:
 @contextmanager
 def transaction(path: Path) -> Iterator[sqlite3.Connection]:
     """A write transaction: committed and on disk when the block ends, rolled back if it raises."""
-    with connection(path) as db:
-        db.execute("BEGIN IMMEDIATE")
-        yield db  # on an exception the connection closes, which rolls back
-        db.execute("COMMIT")
+    with connection(path) as db, durable.writing(db):
+        yield db
 
 
 def _ours(path: Path, error: sqlite3.Error) -> FoedusError:
-    name = getattr(error, "sqlite_errorname", "")
-    if name.startswith("SQLITE_NOTADB"):
+    if durable.said(error, "SQLITE_NOTADB"):
         return InputError(f"{path}: not an SQLite file")
-    if name.startswith(("SQLITE_CORRUPT", "SQLITE_CONSTRAINT", "SQLITE_MISMATCH")):
+    if durable.said(error, "SQLITE_CORRUPT", "SQLITE_CONSTRAINT", "SQLITE_MISMATCH"):
         return VerificationError(
             f"{path}: damaged or tampered with ({error})", remedy="restore it from a backup"
         )
-    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-        return InputError(f"{path}: locked by another process for {BUSY_SECONDS:.0f} s")
     return InputError(f"{path}: {error}")
-
-
-def _mark(db: sqlite3.Connection) -> int:
-    return int(db.execute("PRAGMA application_id").fetchone()[0])
-
-
-def _is_empty(db: sqlite3.Connection) -> bool:
-    return db.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone() is None

@@ -12,9 +12,10 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
+from ... import durable
 from ...documents import b64, canonical
 from ...errors import InputError, VerificationError
 from .checkpoint import Checkpoint, open_checkpoint
@@ -95,7 +96,7 @@ class HeadKeeper:
                     offered.size,
                 )
             if kept_note is None or offered != kept:
-                _write_durably(self._path, note.encode())
+                durable.replace(self._path, note.encode())
         return offered
 
     def _continues(self, kept: Checkpoint, offered: Checkpoint, proof: Sequence[bytes]) -> None:
@@ -139,7 +140,7 @@ class HeadKeeper:
         hashes = [b64(part) for part in proof[:_MAX_PROOF] if isinstance(part, bytes)]
         evidence = canonical({"kept": kept, "refused": refused, "proof": hashes, "reason": reason})
         try:
-            _write_durably(path, evidence)
+            durable.replace(path, evidence)
         except InputError as error:  # a full disk must not turn the refusal into another error
             _journal.error("evidence against the log %s could not be kept: %s", self._name, error.message)
 
@@ -158,23 +159,3 @@ class HeadKeeper:
             yield
         finally:
             os.close(descriptor)
-
-
-def _write_durably(path: Path, data: bytes) -> None:
-    """Replace `path` by `data`: after a crash it holds the old bytes or the new, and on return the new."""
-    temporary = path.with_name(f"{path.name}.new")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise InputError(f"{path}: {error.strerror or error}") from error

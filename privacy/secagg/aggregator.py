@@ -13,20 +13,10 @@ from dataclasses import dataclass, field
 from ...documents import Envelope, Payload, b64, unb64
 from ...errors import Abandoned, ProtocolError
 from . import check, masks, shares
-from .client import (
-    ANSWER,
-    CONFIRM,
-    READY,
-    UPLOAD,
-    confirmation,
-    pair_seed,
-    readiness,
-    self_seed,
-    shares_digest,
-    subject,
-)
 from .keys import Advertisement, Context, Roster, agree, mask_key, mask_public, seed_commitment
 from .rings import Integers, Ring, Words
+from .seeds import pair_seed, self_seed
+from .statements import ANSWER, CONFIRM, READY, UPLOAD, confirmation, readiness, shares_digest, subject
 from .topology import Topology, names_digest, peers, topology
 
 

@@ -42,19 +42,17 @@ from dataclasses import dataclass
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from ...documents import Envelope, SigningKey, digest
+from ...documents import Envelope, SigningKey
 from ...errors import ProtocolError, VerificationError
 from . import check, masks, shares
 from .codec import Source
 from .journal import Journal
 from .keys import Advertisement, BatchKeys, Context, Roster, agree, mask_key
 from .rings import Integers, Ring
+from .seeds import pad, pad_key, pair_seed, self_seed, tag_of
+from .statements import ANSWER, CONFIRM, READY, UPLOAD, confirmation, readiness, shares_digest, subject
 from .topology import Topology, names_digest, peers, topology
 
-READY = "secure-sum-ready"
-UPLOAD = "secure-sum-upload"
-CONFIRM = "secure-sum-confirm"
-ANSWER = "secure-sum-answer"
 _BOX_NONCE = bytes(12)  # every box has a key of its own (fresh share keys, context, direction)
 _PART = 32  # bytes of a check key's part
 
@@ -264,7 +262,7 @@ class Silo:
             self._forget(past)  # a round that was never opened, and will not be
         about = subject(task, source.size, ring, model)
         wall = masks.Masks(self._mask_seeds(number, about), ring)
-        tag = _tag(self._check_key, context, number)
+        tag = tag_of(self._check_key, context, number)
         data = bytearray(ring.wire_bytes(source.size))
         for start, stop in masks.chunks(source.size):
             values = source.chunk(start, stop)
@@ -272,7 +270,7 @@ class Silo:
             tag.update(values)
             wall.put_on(words)
             ring.pack_into(words, data, start)
-        element = (tag.value + _pad(self._check_key, context, number, self.name) + wall.check) % check.P
+        element = (tag.value + pad(self._check_key, context, number, self.name) + wall.check) % check.P
         header = Envelope(
             UPLOAD,
             {
@@ -453,10 +451,10 @@ class Silo:
                 is over other survivors than this silo answered for.
         """
         key = self._check_shown(number, survivors, total)
-        tag = _tag(key, self.context, number)
+        tag = tag_of(key, self.context, number)
         for start, stop in masks.chunks(total.size):
             tag.update(total[start:stop])
-        expected = tag.value + check.pads(_pad_key(key, self.context, number, silo) for silo in survivors)
+        expected = tag.value + check.pads(pad_key(key, self.context, number, silo) for silo in survivors)
         if (expected - opened) % check.P:
             raise VerificationError(
                 f"round {number}: the sum shown is not the sum of the silos' vectors; the server altered it,"
@@ -535,69 +533,3 @@ class Silo:
             part = plain[_PART + place * width : _PART + (place + 1) * width]
             values[r] = (shares.from_bytes(part[:32]), shares.from_bytes(part[32:]))
         return plain[:_PART], values
-
-
-def subject(task: str, dimension: int, ring: Ring, model: str) -> str:
-    """Names what a round sums up. Masks of silos that were told different things never cancel."""
-    what = {"task": task, "dimension": dimension, "bits": ring.bits, "model": model}
-    return digest("secure-sum-subject", what)
-
-
-def pair_seed(secret: bytes, context: Context, number: int, one: str, other: str, about: str) -> bytes:
-    """The seed of the mask two silos share in a round; the lesser name adds it, the greater subtracts.
-
-    Args:
-        about: the digest of the round's `subject`.
-    """
-    low, high = sorted((one, other))
-    return masks.derive(secret, "pair", context.digest, number, low, high, about)
-
-
-def self_seed(seed: int, context: Context, number: int, silo: str) -> bytes:
-    """The seed of a silo's own mask in a round."""
-    return masks.derive(shares.to_bytes(seed), "self", context.digest, number, silo)
-
-
-def readiness(context: Context, silo: str, shape: Topology, participants: Sequence[str]) -> dict[str, object]:
-    """What a silo signs to state the participants of a batch."""
-    return {
-        "context": context.digest,
-        "silo": silo,
-        "topology": shape.digest,
-        "participants": names_digest(participants),
-    }
-
-
-def confirmation(
-    context: Context, number: int, silo: str, shape: Topology, survivors: Sequence[str]
-) -> dict[str, object]:
-    """What a silo signs to confirm a set of survivors."""
-    return {
-        "context": context.digest,
-        "round": number,
-        "silo": silo,
-        "topology": shape.digest,
-        "survivors": names_digest(survivors),
-    }
-
-
-def shares_digest(seeds: Mapping[str, bytes], mask_keys: Mapping[str, bytes]) -> str:
-    """What an answer's signature says of the shares beside it."""
-    content = hashlib.sha256()
-    for label, values in (("seed", seeds), ("mask", mask_keys)):
-        for silo in sorted(values):
-            content.update(f"{label}\0{silo}\0".encode() + values[silo])
-    return content.hexdigest()
-
-
-def _tag(key: bytes, context: Context, number: int) -> check.Tag:
-    columns, rows = (masks.derive(key, name, context.digest, number) for name in ("columns", "rows"))
-    return check.Tag(columns, rows)
-
-
-def _pad_key(key: bytes, context: Context, number: int, silo: str) -> bytes:
-    return masks.derive(key, "pad", context.digest, number, silo)
-
-
-def _pad(key: bytes, context: Context, number: int, silo: str) -> int:
-    return check.pads([_pad_key(key, context, number, silo)])

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
 
-from ...federation.study import price
+from ...federation.pricing import price
 from ..auth import Principal, Role, require
 from ..desk import Body, Desk, DeskOf
 from ..store import RunRow, StudyRow
@@ -62,6 +62,8 @@ def summary(desk: Desk, row: StudyRow) -> dict[str, Any]:
         "purpose": study.purpose,
         "epsilon": study.privacy.epsilon,
         "delta": study.privacy.delta,
+        "unit": desk.treaty.unit,
+        "budget": desk.treaty.terms(study.purpose).budget,
         "status": standing.status,
         "missing": list(standing.missing),
         "reason": standing.reason,

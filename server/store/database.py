@@ -1,6 +1,6 @@
 """``server.db``: what the API process and the Flower ServerApp's process write, each in its own time.
 
-Choices, with those of ``compliance/auditlog/database``: journal_mode=DELETE, as WAL with two writers can
+Choices, with those of ``durable``: journal_mode=DELETE, as WAL with two writers can
 corrupt a file under SQLite before 3.51.3; synchronous=EXTRA, as under DELETE a power cut may undo the
 last FULL commit; writers take BEGIN IMMEDIATE, so none upgrades a lock and no two deadlock. Connections
 are opened per transaction (no pool): none is left behind in a thread or a forked process.

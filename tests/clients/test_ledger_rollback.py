@@ -408,11 +408,9 @@ def test_the_commands_from_show_to_recover(
     shown = capsys.readouterr().out
     assert PURPOSE in shown and "for life" in shown and play.case.study_envelope.digest[:12] in shown
     assert f"{play.spent(NODE):.4f}" in shown and "40" in shown
-    assert (
-        play.world.treaty.overlap.attestation in " ".join(shown.split()) and "one of the 4 partners" in shown
-    )
+    assert play.world.treaty.basis in " ".join(shown.split())
     svg = (tmp_path / "a.svg").read_text()
-    assert "<svg" in svg and PURPOSE in svg and "cap: 40" in svg
+    assert "<svg" in svg and PURPOSE in svg and "cap for life: 40" in svg
     assert run("ledger", "show", home, "--picture", tmp_path / "a.txt") == 2
     assert run("ledger", "verify", home) == 0
     assert "2 lines, unbroken" in capsys.readouterr().out

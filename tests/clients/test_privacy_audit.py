@@ -25,10 +25,12 @@ from foedus.clients.trainer import Trainer
 from foedus.compliance.treaty import Overlap, Treaty
 from foedus.demo.data import deal
 from foedus.errors import InputError
+from foedus.federation.fitting import resolve
 from foedus.federation.modes import MODES
+from foedus.federation.pricing import price
 from foedus.federation.rounds import RoundPlan
 from foedus.federation.schema import CategoryColumn, ChurnLabel, ColumnLabel, NumberColumn, Split
-from foedus.federation.study import Draft, DraftPrivacy, EarlyStopping, Model, Study, Training, price, resolve
+from foedus.federation.study import Draft, DraftPrivacy, EarlyStopping, Model, Study, Training
 from foedus.federation.tasks import train
 from foedus.privacy.noise import Keystream, discrete_gaussian
 

@@ -29,7 +29,7 @@ def missing(given: list[Envelope], **changes: Any) -> list[str]:
 
 
 def by(approver: str, **changes: Any) -> Envelope:
-    return decision(DOCUMENT, CONTENT, KEYS, STUDY, approver, **changes)
+    return decision(DOCUMENT, CONTENT, KEYS, STUDY, approver, **{"now": NOW, **changes})
 
 
 def instead(place: int, envelope: Envelope) -> list[Envelope]:

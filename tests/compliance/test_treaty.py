@@ -11,7 +11,7 @@ from support.treaties import PURPOSE, make_treaty
 
 from foedus.compliance import treaty as treaties
 from foedus.compliance.treaty import Approver, Overlap, Person, PurposeTerms, Treaty
-from foedus.documents import Envelope, SigningKey
+from foedus.documents import Envelope, SigningKey, b64
 from foedus.errors import InputError, Refused, VerificationError
 
 SIGNED, CONTENT, KEYS = make_treaty(4)
@@ -145,6 +145,14 @@ def test_what_no_treaty_may_say_is_named(changes: dict[str, Any], why: str) -> N
 def test_every_missing_field_is_named(field: str) -> None:
     with pytest.raises(InputError, match=f"{field}: "):
         treaties.parse(Envelope("treaty", {k: v for k, v in edited().items() if k != field}))
+
+
+@pytest.mark.parametrize("sign", [0, 1])
+@pytest.mark.parametrize("y", [*treaties._SMALL, treaties._P, treaties._P + 1])
+def test_a_key_under_which_anybody_can_sign_is_refused(y: int, sign: int) -> None:
+    weak = b64((y | sign << 255).to_bytes(32, "little"))
+    with pytest.raises(InputError, match="small order"):
+        treaties.draft(edited(parties=[*P[:3], party(3, signing_key=weak)]))
 
 
 def test_by_default_a_person_counts_at_every_partner() -> None:

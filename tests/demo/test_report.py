@@ -18,6 +18,7 @@ import pytest
 from rich.console import Console
 from support.treaties import make_study, make_treaty
 
+from foedus.compliance.treaty import Overlap, Period
 from foedus.demo import plots, report, screen
 from foedus.demo.reference import Row
 from foedus.demo.result import Partner, Result, Round
@@ -395,6 +396,34 @@ def test_the_reports_figures_are_the_results(result: Result, tmp_path: Path) -> 
     assert result.study_digest in page.text and result.treaty_digest in page.text
     assert f"e^ε = {math.exp(result.epsilon):.2f} times as likely" in page.text
     assert "foedus verify evidence.zip --treaty treaty.json" in page.text
+
+
+@pytest.mark.parametrize(
+    ("m", "period", "lasting"), [(2, "quarter", "a quarter, without a cap for life"), (4, None, "for life")]
+)
+def test_every_epsilon_says_for_whom_and_of_which_budget(
+    result: Result, tmp_path: Path, m: int, period: Period | None, lasting: str
+) -> None:
+    terms = result.treaty.terms(result.study.purpose).model_copy(update={"period": period})
+    overlap = Overlap(max_partners_per_customer=m, attestation="two of us at most" if m < 4 else "")
+    treaty = result.treaty.model_copy(update={"overlap": overlap, "purposes": (terms,)})
+    found = replace(result, treaty=treaty)
+    unit, flat = treaty.unit, " ".join(shown(found, 110).split())
+    assert f"m = {m}" in unit
+    assert f"for {unit}; the study allows 4, the treaty 8 {lasting}" in flat
+    text, page = written(found, tmp_path)
+    head, _, rest = text.partition("</header>")
+    assert f"{unit}; the treaty's cap: 8 {lasting}" in head
+    for section in ("privacy", "partners", "terms"):
+        part = rest.partition(f'<section aria-labelledby="{section}">')[2].partition("</section>")[0]
+        assert unit in part and lasting in part, section
+    spending = next(d for d in re.findall(r"<svg.*?</svg>", text, re.DOTALL) if 'id="spending-title"' in d)
+    assert f"for {unit}; the study allows 4, the treaty 8 {lasting}" in spending
+    assert (
+        f"ε per customer, m = {m}" in spending
+        and ("cap, 8 a quarter" if period else "cap, 8 for life") in spending
+    )
+    assert page.text.count("for life") >= 5 and (period is None) == ("8 for life" in page.text)
 
 
 def test_every_check_and_kind_of_message_is_explained(result: Result) -> None:

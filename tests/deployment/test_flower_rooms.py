@@ -26,7 +26,8 @@ from support.rooms import ECHO, House, Node, free_port, until
 from foedus.clients import connection, fleet
 from foedus.errors import FoedusError, InputError, Unreachable
 from foedus.server import certificates
-from foedus.server.superlink import ControlLink, SuperLink
+from foedus.server.control import ControlLink
+from foedus.server.superlink import SuperLink
 
 pytestmark = [
     pytest.mark.deployment,

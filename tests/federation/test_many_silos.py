@@ -14,6 +14,7 @@ from flwr.app import Message
 from support.orders import make_draft, order_log
 from support.sums import Cast, total, vectors
 
+from foedus import verify_foedus
 from foedus.demo import world
 from foedus.demo.simulate import simulate
 from foedus.documents import Envelope
@@ -178,3 +179,5 @@ def test_a_whole_study_on_a_sparse_graph(forced_graph: None, tmp_path: Path) -> 
     report = verify(played.evidence, own_treaty=built.homes[victim] / "treaty.json")
     assert len(report.checks) == 10
     assert np.isfinite(report.metrics["auc"])
+    treaty = str(built.homes[victim] / "treaty.json")
+    assert verify_foedus.main([str(played.evidence), "--treaty", treaty]) == 0

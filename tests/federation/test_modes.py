@@ -33,11 +33,13 @@ from foedus.demo.simulate import prepare
 from foedus.demo.world import World
 from foedus.documents import Envelope
 from foedus.errors import InputError, ProtocolError, Refused, VerificationError
+from foedus.federation import limits, models
 from foedus.federation import messages as m
-from foedus.federation import models
-from foedus.federation import study as studies
+from foedus.federation.fitting import resolve
+from foedus.federation.limits import check_against
 from foedus.federation.modes import MODES, Central, Distributed, Local, Mode
-from foedus.federation.study import Draft, DraftPrivacy, Evaluation, Study, check_against, price, resolve
+from foedus.federation.pricing import price
+from foedus.federation.study import Draft, DraftPrivacy, Evaluation, Study
 from foedus.federation.tasks import evaluate, statistics
 from foedus.federation.verification import Report, verify
 from foedus.privacy.accountant import ZCDP
@@ -392,7 +394,7 @@ def test_central_without_unsafe_is_refused_by_whoever_looks() -> None:
     for look in (
         lambda: resolved("central", CONTENT),
         lambda: check_against(study, CONTENT, DOCUMENT.digest),
-        lambda: studies.verify(signed, CONTENT, DOCUMENT.digest),
+        lambda: limits.verify(signed, CONTENT, DOCUMENT.digest),
         lambda: price(study, CONTENT),
         lambda: study.round(1, CONTENT),
     ):
@@ -467,7 +469,7 @@ def test_a_mode_changed_after_signing_is_caught(ran: Callable[[Mode], Ran], tmp_
             payload["privacy"]["mode"] = other.name
             forged = Envelope("study", payload, run.case.study_envelope.signatures)
             with pytest.raises(VerificationError, match="signature does not hold"):
-                studies.verify(forged, run.world.treaty, run.world.treaty_envelope.digest)
+                limits.verify(forged, run.world.treaty, run.world.treaty_envelope.digest)
             bundle = Tampered(run.evidence, run.world)
             bundle.files["study.json"] = forged.dumps()
             with pytest.raises(VerificationError, match=r"check 3 \(study\)"):

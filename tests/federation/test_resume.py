@@ -25,8 +25,9 @@ from foedus.compliance.auditlog.log import AuditLog
 from foedus.demo.simulate import prepare
 from foedus.demo.world import World
 from foedus.errors import Abandoned, VerificationError
+from foedus.federation.pricing import price
 from foedus.federation.simulation import LocalGrid
-from foedus.federation.study import Draft, price
+from foedus.federation.study import Draft
 from foedus.federation.verification import Report, verify
 from foedus.privacy.ledger import Ledger
 from foedus.server import release

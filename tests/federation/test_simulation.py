@@ -21,7 +21,8 @@ from foedus.demo.world import World
 from foedus.errors import Abandoned
 from foedus.federation import messages as m
 from foedus.federation import models
-from foedus.federation.study import Model, Study, Training, price
+from foedus.federation.pricing import price
+from foedus.federation.study import Model, Study, Training
 from foedus.federation.tasks.evaluate import exact_auc
 from foedus.federation.verification import verify
 from foedus.privacy.ledger import Ledger

@@ -17,6 +17,7 @@ from support.treaties import make_draft, make_treaty
 
 from foedus.compliance.treaty import Treaty
 from foedus.errors import InputError
+from foedus.federation.fitting import resolve
 from foedus.federation.rounds import curvature_shape, validate_shape
 from foedus.federation.schema import CategoryColumn, ColumnLabel, NumberColumn
 from foedus.federation.study import (
@@ -26,7 +27,6 @@ from foedus.federation.study import (
     Study,
     Training,
     draft_from,
-    resolve,
     shape_of,
 )
 from foedus.federation.tasks import statistics, train

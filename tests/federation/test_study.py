@@ -16,9 +16,13 @@ from support.treaties import PURPOSE, make_draft, make_study, make_treaty, sign_
 from foedus.compliance.treaty import Overlap, PurposeTerms, Treaty
 from foedus.documents import Envelope, SigningKey
 from foedus.errors import FoedusError, InputError, Refused, VerificationError
+from foedus.federation import limits
 from foedus.federation import study as studies
+from foedus.federation.fitting import resolve
+from foedus.federation.limits import check_against
+from foedus.federation.pricing import price
 from foedus.federation.rounds import row_bound
-from foedus.federation.study import DraftPrivacy, Model, Study, Training, check_against, price, resolve
+from foedus.federation.study import DraftPrivacy, Model, Study, Training
 from foedus.privacy.accountant import PLD
 
 DOCUMENT, CONTENT, KEYS = make_treaty(4)
@@ -262,7 +266,7 @@ def test_the_same_person_at_more_partners_than_priced_is_refused() -> None:
 
 def test_a_signed_study_survives_the_wire_and_only_so() -> None:
     envelope = make_study(DOCUMENT, CONTENT, KEYS)
-    assert studies.verify(Envelope.loads(envelope.dumps()), CONTENT, DOCUMENT.digest).author == "alice"
+    assert limits.verify(Envelope.loads(envelope.dumps()), CONTENT, DOCUMENT.digest).author == "alice"
     payload = json.loads(envelope.dumps())["payload"]
     for forged in (
         Envelope("study", {**payload, "title": "x"}, envelope.signatures),
@@ -272,7 +276,7 @@ def test_a_signed_study_survives_the_wire_and_only_so() -> None:
         Envelope("study", {**payload, "author": "bob"}, envelope.signatures),
     ):
         with pytest.raises(VerificationError):
-            studies.verify(forged, CONTENT, DOCUMENT.digest)
+            limits.verify(forged, CONTENT, DOCUMENT.digest)
     for shape in (
         Envelope("treaty", payload),
         Envelope("study", {}),
@@ -288,4 +292,4 @@ def test_an_mlp_is_priced_by_its_size() -> None:
     study = resolve(mlp, CONTENT, DOCUMENT.digest)
     assert study.parameters == 12 * 8 + 8 + 1 + 11  # the linear path beside it
     assert study.round(1, CONTENT).dimension == study.parameters + 1
-    assert study.tasks == ("train",) * 120 + ("evaluate",)
+    assert study.tasks == ("train",) * 250 + ("evaluate",)

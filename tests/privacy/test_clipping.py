@@ -15,8 +15,9 @@ from support.treaties import make_draft, make_treaty
 
 from foedus.compliance.treaty import Treaty
 from foedus.errors import InputError
+from foedus.federation.fitting import resolve
 from foedus.federation.rounds import row_bound
-from foedus.federation.study import Study, Training, resolve, shape_of
+from foedus.federation.study import Study, Training, shape_of
 from foedus.federation.tasks import evaluate, train
 from foedus.privacy.clipping import clip_factors, clipped_sum
 from foedus.privacy.noise import Keystream

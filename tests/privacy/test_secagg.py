@@ -17,10 +17,11 @@ from support.sums import BOUND, RING, Cast, scratch, total, vectors
 from foedus.errors import Abandoned, InputError, ProtocolError, Refused, VerificationError
 from foedus.privacy.secagg import check, masks, rings, shares
 from foedus.privacy.secagg.aggregator import Aggregator
-from foedus.privacy.secagg.client import Silo, pair_seed
+from foedus.privacy.secagg.client import Silo
 from foedus.privacy.secagg.codec import Whole
 from foedus.privacy.secagg.keys import BatchKeys, Roster, mask_agree, mask_public
 from foedus.privacy.secagg.rings import Ring
+from foedus.privacy.secagg.seeds import pair_seed
 
 
 def subsets(names: Iterable[str]) -> Iterator[tuple[str, ...]]:

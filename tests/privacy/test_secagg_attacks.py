@@ -15,10 +15,11 @@ from foedus.documents import Envelope, SigningKey, b64
 from foedus.errors import FoedusError, ProtocolError, Refused, VerificationError
 from foedus.privacy.secagg import check, shares
 from foedus.privacy.secagg.aggregator import Aggregator
-from foedus.privacy.secagg.client import UPLOAD, _pad_key, shares_digest
 from foedus.privacy.secagg.codec import Whole
 from foedus.privacy.secagg.journal import Journal
 from foedus.privacy.secagg.keys import KIND
+from foedus.privacy.secagg.seeds import pad_key
+from foedus.privacy.secagg.statements import UPLOAD, shares_digest
 from foedus.privacy.secagg.topology import names_digest
 
 ALL = ("s1", "s2", "s3", "s4")
@@ -198,7 +199,7 @@ def test_rounds_entered_in_any_order_must_all_be_shown() -> None:
     for number in (2, 1):
         with pytest.raises(ProtocolError, match="has not been shown"):
             cast.upload(3, "s1", zeros)
-        pads = check.pads(_pad_key(key, cast.context, number, name) for name in ALL)  # the sum is zero
+        pads = check.pads(pad_key(key, cast.context, number, name) for name in ALL)  # the sum is zero
         silo.verify_sum(number, ALL, zeros, pads)
     cast.upload(3, "s1", zeros)
 

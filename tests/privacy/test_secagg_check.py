@@ -16,8 +16,8 @@ from support.sums import BOUND, RING, Cast, vectors
 from foedus.errors import FoedusError, ProtocolError, VerificationError
 from foedus.privacy.secagg import check, masks, rings
 from foedus.privacy.secagg.aggregator import Opened
-from foedus.privacy.secagg.client import _pad
 from foedus.privacy.secagg.rings import Integers, Ring
+from foedus.privacy.secagg.seeds import pad
 
 P = 2**61 - 1
 COLUMNS, ROWS = b"a" * 32, b"b" * 32
@@ -264,7 +264,7 @@ def test_a_silo_knows_whom_it_answered_for_even_if_the_check_value_fits(played: 
     silo, opened = played.cast.silos["s1"], played.opened[1]
     key = silo._check_key
     assert key is not None
-    pads = {name: _pad(key, played.cast.context, 1, name) for name in played.cast.names}
+    pads = {name: pad(key, played.cast.context, 1, name) for name in played.cast.names}
     for survivors in (("s1", "s2", "s3"), ("s1", "s2", "s3", "s5")):
         moved = sum(pads[n] for n in survivors) - sum(pads[n] for n in played.survivors[1])
         with pytest.raises(VerificationError, match="other silos than this one answered for"):

@@ -22,10 +22,12 @@ from foedus.documents import Envelope
 from foedus.errors import FoedusError, ProtocolError, VerificationError
 from foedus.privacy.secagg import check, masks, shares
 from foedus.privacy.secagg.aggregator import Opened
-from foedus.privacy.secagg.client import Silo, pair_seed, self_seed, subject
+from foedus.privacy.secagg.client import Silo
 from foedus.privacy.secagg.codec import Whole
 from foedus.privacy.secagg.keys import Advertisement, mask_agree, mask_public, seed_commitment
 from foedus.privacy.secagg.rings import Integers
+from foedus.privacy.secagg.seeds import pair_seed, self_seed
+from foedus.privacy.secagg.statements import subject
 
 NAMES = ("s1", "s2", "s3", "s4")
 HELPER = "s4"

@@ -18,10 +18,11 @@ import pytest
 from support.sums import RING, Cast, vectors
 
 from foedus.privacy.secagg import masks, rings, shares
-from foedus.privacy.secagg.client import pair_seed, self_seed, subject
 from foedus.privacy.secagg.codec import Whole
 from foedus.privacy.secagg.keys import mask_agree
 from foedus.privacy.secagg.rings import Integers, Ring
+from foedus.privacy.secagg.seeds import pair_seed, self_seed
+from foedus.privacy.secagg.statements import subject
 from foedus.privacy.secagg.topology import names_digest
 
 Kind = str  # "seed" or "mask key"

@@ -13,8 +13,9 @@ from support.sums import RING, Cast, total, vectors
 from foedus.documents import Envelope, SigningKey
 from foedus.errors import Abandoned, ProtocolError, Refused, VerificationError
 from foedus.privacy.secagg import shares
-from foedus.privacy.secagg.client import CONFIRM, READY, Silo, confirmation, readiness, shares_digest
+from foedus.privacy.secagg.client import Silo
 from foedus.privacy.secagg.graph import parameters
+from foedus.privacy.secagg.statements import CONFIRM, READY, confirmation, readiness, shares_digest
 from foedus.privacy.secagg.topology import CHECK_DEALERS, Sparse, names_digest, peers, topology
 
 N, C, T = 66, 2, 35

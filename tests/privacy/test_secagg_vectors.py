@@ -18,14 +18,16 @@ from support.sums import scratch
 
 from foedus.documents import Envelope, SigningKey
 from foedus.errors import ProtocolError, VerificationError
-from foedus.privacy.secagg import check, client, masks, rings, shares
+from foedus.privacy.secagg import check, client, masks, rings, seeds, shares, statements
 from foedus.privacy.secagg.aggregator import Aggregator
-from foedus.privacy.secagg.client import Silo, pair_seed, self_seed, shares_digest, subject
+from foedus.privacy.secagg.client import Silo
 from foedus.privacy.secagg.codec import Whole
 from foedus.privacy.secagg.graph import Graph, Parameters
 from foedus.privacy.secagg.journal import Journal
 from foedus.privacy.secagg.keys import Context, Roster, mask_agree, mask_public, seed_commitment
 from foedus.privacy.secagg.rings import Ring
+from foedus.privacy.secagg.seeds import pair_seed, self_seed
+from foedus.privacy.secagg.statements import shares_digest, subject
 from foedus.privacy.secagg.topology import Sparse, names_digest
 
 FOLDER = Path(__file__).parents[1] / "vectors" / "secagg"
@@ -149,7 +151,7 @@ def test_point_bad_low_order() -> None:
 
 
 def hashed(key: bytes, number: int, values: list[int]) -> int:
-    tag = client._tag(key, CONTEXT, number)
+    tag = seeds.tag_of(key, CONTEXT, number)
     tag.update(np.array(values, np.int64))
     return tag.value
 
@@ -164,7 +166,7 @@ def test_check() -> None:
         assert [str(x) for x in check._elements(check._stream(seed), 3)] == case[label]
     for name, vector in case["vectors"].items():
         assert str(hashed(key, 1, vector)) == case["hashed"][name]
-        pad = client._pad(key, CONTEXT, 1, name)
+        pad = seeds.pad(key, CONTEXT, 1, name)
         assert str(pad) == case["pads"][name]
         assert str((pad + hashed(key, 1, vector)) % check.P) == case["tags"][name]
     assert len(case["long"]) > 2 * check.ROW
@@ -317,9 +319,12 @@ def test_statements() -> None:
     many = [f"s{i}" for i in range(20)]
     shape = Sparse(Graph.draw(many, seed, Parameters(4, 1)), seed)
     assert shape.digest == case["graph_seed"]
-    ready = client.readiness(CONTEXT, "s1", shape, silos)
-    confirm = client.confirmation(CONTEXT, 1, "s1", shape, silos)
-    for kind, payload, label in ((client.READY, ready, "ready"), (client.CONFIRM, confirm, "confirm")):
+    ready = statements.readiness(CONTEXT, "s1", shape, silos)
+    confirm = statements.confirmation(CONTEXT, 1, "s1", shape, silos)
+    for kind, payload, label in (
+        (statements.READY, ready, "ready"),
+        (statements.CONFIRM, confirm, "confirm"),
+    ):
         assert payload == case[label]["payload"]
         assert Envelope(kind, payload).digest == case[label]["digest"]
     given = {

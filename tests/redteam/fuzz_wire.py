@@ -35,8 +35,8 @@ from foedus.federation.rounds import RoundPlan
 from foedus.federation.secure_sum import SecureSum
 from foedus.federation.simulation import LocalGrid
 from foedus.privacy.secagg.check import P
-from foedus.privacy.secagg.client import shares_digest
 from foedus.privacy.secagg.codec import Whole
+from foedus.privacy.secagg.statements import shares_digest
 
 TYPES = (
     "",

@@ -37,7 +37,7 @@ from foedus.compliance.auditlog.log import AuditLog
 from foedus.errors import FoedusError
 from foedus.federation import messages as m
 from foedus.server import secret
-from foedus.server.superlink import ControlLink
+from foedus.server.control import ControlLink
 
 # ── 11: foreign code ─────────────────────────────────────────────────────────────────────────────
 

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from foedus.documents import Envelope, Payload
 from foedus.privacy.secagg import masks, shares
-from foedus.privacy.secagg.client import Silo, pair_seed, self_seed, subject
+from foedus.privacy.secagg.client import Silo
 from foedus.privacy.secagg.keys import (
     Advertisement,
     Context,
@@ -30,6 +30,8 @@ from foedus.privacy.secagg.keys import (
     seed_commitment,
 )
 from foedus.privacy.secagg.rings import Integers, Ring, Words
+from foedus.privacy.secagg.seeds import pair_seed, self_seed
+from foedus.privacy.secagg.statements import subject
 from foedus.privacy.secagg.topology import names_digest
 
 D = 2000  # coordinates of a victim's vector in these attacks

@@ -16,7 +16,8 @@ from foedus.clients.connection import generate_node_key
 from foedus.demo.deploy import free_ports
 from foedus.errors import FoedusError
 from foedus.server import secret
-from foedus.server.superlink import ControlLink, _descendants, _start_time
+from foedus.server.control import ControlLink
+from foedus.server.superlink import _descendants, _start_time
 
 
 @contextlib.contextmanager

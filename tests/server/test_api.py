@@ -17,7 +17,8 @@ from foedus.compliance.auditlog import merkle
 from foedus.compliance.auditlog.checkpoint import open_checkpoint
 from foedus.documents import Envelope, SigningKey
 from foedus.errors import InputError, Refused, Unreachable, VerificationError
-from foedus.federation.study import DraftPrivacy, parse, resolve
+from foedus.federation.fitting import resolve
+from foedus.federation.study import DraftPrivacy, parse
 from foedus.server import checkpoint
 from foedus.server.app import Settings, create_app
 from foedus.server.auth import Role, authenticate, issue

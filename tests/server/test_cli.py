@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -101,6 +102,8 @@ def test_a_study_from_draft_to_results(world: World, tmp_path: Path) -> None:
         ).output
 
     priced = invoke(study_app, "price", draft, "--treaty", treaty).output
+    unit = world.desk.treaty.unit
+    assert unit in " ".join(priced.split())
     assert "4 of 4" in priced and "3 of 4" in priced and "2 of 4" not in priced
     signing = ("sign", draft, "--treaty", treaty, "--out", signed)
     with pytest.raises(InputError, match="its author is alice"):
@@ -113,6 +116,9 @@ def test_a_study_from_draft_to_results(world: World, tmp_path: Path) -> None:
 
     assert "submitted" in online("scientist", "submit", signed)
     assert digest[:12] in online("officer", "list") and digest in online("officer", "show", digest[:8])
+    assert unit in " ".join(online("officer", "list").split())
+    whole = re.sub(r"[│\s]+", " ", online("officer", "show", digest[:8]))
+    assert unit in whole and "for life" in whole
     with pytest.raises(VerificationError, match="not the key of dora"):
         online(
             "officer",
@@ -149,7 +155,7 @@ def test_a_study_from_draft_to_results(world: World, tmp_path: Path) -> None:
             "--treaty",
             treaty,
         )
-    assert "still to approve: nobody" in said
+    assert "still to approve: nobody" in said and unit in " ".join(said.split())
     assert "approved" in online("officer", "show", digest)
 
     said = online("scientist", "run", digest[:10])

@@ -20,6 +20,7 @@ class Tampered:
     """The files of a bundle, to be changed and written again under a manifest that fits."""
 
     def __init__(self, path: Path, world: World) -> None:
+        self.path = path
         self.manifest, self.files = evidence.read(path)
         self.world = world
         self.origin = world.treaty.coordinator.origin
@@ -73,13 +74,23 @@ class Tampered:
     def silo_key(self, silo: str) -> SigningKey:
         return SigningKey.load(self.world.homes[silo] / "identity.key")
 
-    def receipt(self, place: int, edit: Callable[[dict[str, Any]], Any]) -> None:
-        """Change a receipt and let its silo sign it: a silo that lies."""
+    def receipt(self, place: int, edit: Callable[[dict[str, Any]], Any], *, logged: bool = True) -> None:
+        """Change a receipt, let its silo sign it, and (if `logged`) rewrite the log to match: a silo and a coordinator that lie."""
+        digests: dict[str, tuple[str, Any]] = {}
 
         def change(receipts: list[Any]) -> None:
             payload = receipts[place]["payload"]
-            edit(payload)
             silo = payload["silo"]
-            receipts[place] = Envelope("receipt", payload).signed(silo, self.silo_key(silo)).to_json()
+            edit(payload)
+            envelope = Envelope("receipt", payload).signed(silo, self.silo_key(silo))
+            receipts[place] = envelope.to_json()
+            digests[silo] = envelope.digest, payload.get("ledger")
+
+        def relog(entries: list[Any]) -> None:
+            for entry in entries:
+                if entry["action"] == "receipt" and entry["details"]["silo"] in digests:
+                    entry["details"]["digest"], entry["details"]["ledger"] = digests[entry["details"]["silo"]]
 
         self.json("receipts.json", change)
+        if logged:
+            self.log(relog)

@@ -22,8 +22,9 @@ from foedus.compliance.treaty import (
     sign_all,
 )
 from foedus.documents import Envelope, SigningKey
+from foedus.federation.fitting import resolve
 from foedus.federation.schema import ChurnLabel
-from foedus.federation.study import Draft, DraftPrivacy, Study, resolve
+from foedus.federation.study import Draft, DraftPrivacy, Study
 
 PURPOSE = "dpv:ServiceOptimisation"
 ORIGIN = "coordinator.example/log"

@@ -59,7 +59,7 @@ def main(grid: Grid, context: Context) -> None:
     count, roots = int(config["nodes"]), [int(pid) for pid in str(config["roots"]).split()]
     pause = None
     if config["quick"]:
-        from foedus.server.superlink import quicken
+        from foedus.server.trips import quicken
 
         pause = quicken()
     end = time.monotonic() + _LIMIT

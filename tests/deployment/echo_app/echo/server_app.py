@@ -8,7 +8,7 @@ from pathlib import Path
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
-from foedus.server.superlink import quicken
+from foedus.server.trips import quicken
 
 app = ServerApp()
 

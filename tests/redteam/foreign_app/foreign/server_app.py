@@ -7,7 +7,7 @@ from pathlib import Path
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
-from foedus.server.superlink import quicken
+from foedus.server.trips import quicken
 
 app = ServerApp()
 KINDS = ("query", "train", "query.keys")
