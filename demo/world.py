@@ -99,7 +99,8 @@ def build(
     frames = deal(orders, shares)
     homes = {name: root / "nodes" / name for name in names}
     for name, frame in zip(names, frames, strict=True):
-        home = Home.create(homes[name], Settings(party=name, server=gateway, table="orders.parquet"))
+        settings = Settings(party=name, server=gateway, table="orders.parquet", categories=(PURCHASES,))
+        home = Home.create(homes[name], settings)
         frame.to_parquet(home.table)
         _fill_register(home, frame, draft.purpose, everybody=not consent)
     (root / "people").mkdir()
