@@ -32,7 +32,7 @@ CRM = "dpv:CustomerRelationshipManagement"
 ASK = Ask(CRM, frozenset([PURCHASES]))
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 NOW = T0 + timedelta(days=100)
-BAR_SECONDS = 0.3  # for a million customers, wall; CPU of all threads where the machine is not ours alone
+BAR_SECONDS = 0.3  # for a million customers, wall
 NOTICE = {
     "version": "1",
     "effective_from": "2025-01-01T00:00:00Z",
@@ -157,7 +157,7 @@ def main() -> int:
         tree, tree_cpu = time.perf_counter() - start, time.process_time() - cpu
     mine = sides["the cohort, DuckDB (ours)"]
     base = statistics.median(mine.cpu)
-    met = min(statistics.median(mine.wall), base) <= BAR_SECONDS
+    met = statistics.median(mine.wall) <= BAR_SECONDS
     lines = [
         "# The cohort",
         "",
@@ -172,7 +172,7 @@ def main() -> int:
         lines.append(f"| {name} | {cells[0]} | {cells[1]} | {statistics.median(side.cpu) / base:.1f}× |")
     lines += [
         "",
-        f"Bar: ours at most {BAR_SECONDS:g} s, wall, or CPU where others use the machine: {'met' if met else '**missed**'}.",
+        f"Bar: ours at most {BAR_SECONDS:g} s, wall: {'met' if met else '**missed**'}.",
         f"Load average at the end {os.getloadavg()[0]:.1f}.",
         f"The first cohort of a process reads the whole register: {first:.1f} s. A cohort right after a withdrawal: {seen:.2f} s.",
         f"The cohort's Merkle tree, only where the cohort changed: {tree:.1f} s wall, {tree_cpu:.1f} s CPU.",
