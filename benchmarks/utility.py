@@ -159,7 +159,7 @@ def main() -> int:
     print(f"Machine: {machine()}.", flush=True)
     todo = works(options.sets, options.kinds, seeds)
     cells = [cell for cell in _kept(options.cells) if _work(cell) in todo]
-    done, started = set(map(_work, cells)), time.monotonic()
+    done = set(map(_work, cells))
     if cells:
         print(f"  {len(cells)} are in {options.cells}", flush=True)
     for cell in run([work for work in todo if work not in done], options.jobs):
@@ -168,15 +168,15 @@ def main() -> int:
         if options.cells:
             with options.cells.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(asdict(cell)) + "\n")
-    minutes = (time.monotonic() - started) / 60
+    minutes = sum(cell.cpu for cell in cells) / 60
     bars = utility_bars.judge(cells)
     table = utility_bars.document(cells, bars)
-    print(f"\n{table}\n\n{minutes:.1f} minutes")
+    print(f"\n{table}\n\n{minutes:.0f} minutes of CPU")
     if options.write:
         text = " ".join((__doc__ or "").split("\n\n")[1].split())
         heading = f"# Is it worth it?\n\n```bash\n# starts servers\nmake bench-utility\n```\n\n{text}\n\n"
         options.write.write_text(
-            f"{heading}Machine: {machine()}; {minutes:.0f} minutes.\n\n{table}\n", encoding="utf-8"
+            f"{heading}Machine: {machine()}; {minutes:.0f} minutes of CPU.\n\n{table}\n", encoding="utf-8"
         )
     return 0 if all(bar.met for bar in bars) else _MISSED
 

@@ -101,12 +101,12 @@ def judge(cells: Sequence[Cell]) -> list[Bar]:
                 )
             )
             if pooled - local > GAP:
-                closed = (ours - local) / (pooled - local)
+                closed, theirs = ((auc - local) / (pooled - local) for auc in (ours, trusted))
                 bars.append(
                     Bar(
                         f"closes {CLOSED:.0%} of local's gap to pooled, where it is over {GAP}",
                         at,
-                        f"{closed:.0%} of {pooled - local:.4f}",
+                        f"{closed:.0%} of {pooled - local:.4f} (a trusted server: {theirs:.0%})",
                         closed >= CLOSED,
                     )
                 )

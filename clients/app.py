@@ -189,9 +189,11 @@ class SiloApp:
             else earlier.trainer
         )
         # A first look at the cohort, so that a table that can't serve is refused before keys are made.
+        customers = 0
         for side in sorted({SIDES[task] for task in study.tasks}):
             found = trainer.dataset(side, self.guard.cohort(permit).frame)
             self.guard.check_size(found.size)
+            customers += found.size
             if earlier is None:
                 self._look_at_labels(permit, side, found)
         keys = silo.advertise()
@@ -206,9 +208,11 @@ class SiloApp:
             {
                 "run": request.run,
                 "title": study.title,
+                "author": study.author,
                 "purpose": study.purpose,
                 "mode": study.privacy.mode.name,
                 "epsilon": price(study, treaty),
+                "question": self.guard.describe(permit, customers),
             },
         )
         if earlier is None:

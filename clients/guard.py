@@ -2,7 +2,7 @@
 
 1. Signatures, against this node's own copy of the treaty: the treaty by every party, the study by its
    author, every approval of the chain; the treaty permits purpose, ε, noise, shape; the secure sum has
-   the silos it needs.
+   the silos it needs; the watch has not blocked its author.
 2. The audit log: its head is signed by the treaty's coordinator and extends the head kept here, and the
    start of this very run is an entry of it.
 3. Consent: the cohort is who allowed this purpose and has not withdrawn, now; it is large enough.
@@ -23,6 +23,8 @@ from typing import Any
 import pandas as pd
 
 from ..compliance import approvals, treaty
+from ..compliance.anomalies.book import blocked
+from ..compliance.anomalies.questions import Question
 from ..compliance.auditlog.checkpoint import Checkpoint
 from ..compliance.auditlog.log import AuditLog
 from ..compliance.auditlog.merkle import grow, leaf_hash, root_from_edge, verify_inclusion
@@ -102,7 +104,10 @@ class Guard:
         return permit
 
     def check_approvals(self, permit: Permit) -> None:
-        """Every seat of the approval chain is filled, now (part of check 1; approvals expire)."""
+        """Every seat of the approval chain is filled, and the author is not blocked, now (part of check 1)."""
+        reason = blocked(self.home.path / "watch.db", permit.study.author)
+        if reason is not None:
+            raise reason.refusal()
         approvals.require(
             permit.approvals,
             self.treaty,
@@ -219,6 +224,11 @@ class Guard:
             key = StudyKey(self.home.cohort_key(), study)
             self._noted = (study, subjects, CohortTree(key, subjects), key)
         return self._noted[2], self._noted[3]
+
+    def describe(self, permit: Permit, customers: int) -> dict[str, Any]:
+        """What the node's own log says of a study it lets in, for the watch to compare with others."""
+        root = self.consent.snapshot_digest(permit.study.purpose, datetime.now(UTC))
+        return Question.of(permit.study.model_dump(mode="json"), customers=customers, root=root).to_json()
 
     def check_size(self, customers: int) -> None:
         """Check 3, second half, once the cohort met the table."""

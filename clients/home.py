@@ -14,6 +14,7 @@
     log-head       the last head of the server's audit log
     audit.db       the node's own audit log
     lineage.jsonl  the node's own lineage
+    watch.db       what the watch has learned, its alerts and blocks; watch.yaml its settings
 """
 
 from __future__ import annotations

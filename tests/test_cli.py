@@ -291,6 +291,11 @@ def test_a_whole_bundle_verifies(bundle: tuple[Path, Path], foedus: Foedus) -> N
     assert "taken from the bundle" in foedus("verify", evidence).out
 
 
+def test_a_bundle_can_be_watched(bundle: tuple[Path, Path], tmp_path: Path, foedus: Foedus) -> None:
+    ended = foedus("watch", "run", bundle[0], "--book", tmp_path / "watch.db", "--json")
+    assert ended.code in (0, 4) and {a["rule"] for a in yaml.safe_load(ended.out)} <= {"budget"}, ended.err
+
+
 def test_a_tampered_bundle(bundle: tuple[Path, Path], tmp_path: Path, foedus: Foedus) -> None:
     evidence, treaty = bundle
     forged = tmp_path / "forged.zip"

@@ -90,6 +90,19 @@ class Entry:
         return record
 
 
+def origin_of(path: Path) -> str:
+    """Whose log a file is, as it says itself.
+
+    Raises:
+        InputError: not an audit log.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such audit log")
+    with connection(path) as db:
+        _SCHEMA.check(db, path)
+        return str(db.execute("SELECT origin FROM log").fetchone()[0])
+
+
 class AuditLog:
     """An append-only log in one file; any number of threads and processes may share it.
 
