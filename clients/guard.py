@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -227,7 +228,8 @@ class Guard:
 
     def describe(self, permit: Permit, customers: int) -> dict[str, Any]:
         """What the node's own log says of a study it lets in, for the watch to compare with others."""
-        root = self.consent.snapshot_digest(permit.study.purpose, datetime.now(UTC))
+        names = "\n".join(self.cohort(permit).frame["subject"]).encode()
+        root = hmac.digest(self.home.cohort_key(), b"foedus cohort snapshot\0" + names, "sha256").hex()
         return Question.of(permit.study.model_dump(mode="json"), customers=customers, root=root).to_json()
 
     def check_size(self, customers: int) -> None:
