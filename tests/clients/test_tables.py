@@ -430,19 +430,18 @@ def test_the_others_go_on_without_it_and_hear_nothing_of_its_table(world: World)
 def test_a_node_that_does_not_say_what_its_table_holds_gives_nothing_of_it(world: World) -> None:
     """Whether a consent covers columns it can't know; an order log's are purchases."""
     game = Rehearsal(world, draft_of())
-    settings = yaml.safe_load((game.home(SILO) / "node.yaml").read_text())
-    for holds, code in (
-        ({}, "CATEGORIES_UNKNOWN"),
-        ({"categories": [PURCHASES, EMAIL]}, "COHORT_TOO_SMALL"),  # nobody consented to the latter
-    ):
-        del settings["categories"]
-        settings |= holds
-        (game.home(SILO) / "node.yaml").write_text(yaml.safe_dump(settings))
-        game.restart(SILO)
-        said = game.ask(SILO, game.keys_request(SILO))
-        assert assert_refused(game, SILO, said, code).message == SILENT
+    file = game.home(SILO) / "node.yaml"
+    settings = yaml.safe_load(file.read_text())
     del settings["categories"]
-    (game.home(SILO) / "node.yaml").write_text(yaml.safe_dump(settings))
+    for holds, code in (
+        ({"categories": [PURCHASES, EMAIL]}, "COHORT_TOO_SMALL"),  # nobody consented to the latter
+        ({}, "CATEGORIES_UNKNOWN"),
+    ):
+        file.write_text(yaml.safe_dump(settings | holds))
+        game.restart(SILO)
+        refusal = assert_refused(game, SILO, game.ask(SILO, game.keys_request(SILO)), code)
+        assert refusal.message == SILENT
+        game.case.seen(SILO, refusal.log_size)
     ask = ask_of(Home.load(game.home(SILO)), PURPOSE, order_log=True)
     assert ask.categories == {PURCHASES}
 
