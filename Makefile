@@ -2,7 +2,8 @@
 #   make demo    the whole federation on this machine, one node killed, a verified result
 #   make test    types, style, floors, every test
 #   make redteam every attack of the red team, as a table; some start real processes
-#   make bench-anomalies, bench-noise, bench-accountant, bench-dpsgd, bench-utility, bench-verify   see benchmarks/README.md
+#   make bench-anomalies, bench-noise, bench-accountant, bench-dpsgd, bench-utility, bench-verify, bench-consent
+#                see benchmarks/README.md
 # Against others' released packages, which it installs beside (.venv-rivals):
 #   make bench-secagg     our secure sum and theirs, timed in one run; fails if a bar is missed
 #   make bench-masking    masked tables beside anjana's, anonypy's and by pyCANON's measures
@@ -22,7 +23,8 @@ export FLWR_DISABLE_UPDATE_CHECK = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: demo test redteam check install clean redteam-rivals \
-	bench-accountant bench-anomalies bench-dpsgd bench-masking bench-noise bench-secagg bench-trips bench-utility bench-verify
+	bench-accountant bench-anomalies bench-consent bench-dpsgd bench-masking bench-noise bench-secagg bench-trips \
+	bench-utility bench-verify
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "foedus needs Python 3.11 or newer")'
@@ -79,6 +81,10 @@ bench-trips: $(STAMP)
 # A quarter of a minute: the exact sampler beside the scalar algorithm it must agree with. Exits non-zero on a miss.
 bench-noise: $(STAMP)
 	PYTHONPATH=tests $(BIN)/python benchmarks/noise.py $(BENCH_ARGS)
+
+# Two minutes, most of them to fill a register. Exits non-zero on a miss.
+bench-consent: $(STAMP)
+	$(BIN)/python benchmarks/consent.py --write docs/benchmarks/consent.md $(BENCH_ARGS)
 
 # A minute. The watch beside fixed rules and an isolation forest, on held-out logs. Exits non-zero on a miss.
 bench-anomalies: $(STAMP)

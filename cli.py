@@ -11,7 +11,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from .clients.cli import consent_app, node_app
+from .clients.cli import node_app
+from .clients.consent_cli import consent_app
 from .clients.ledger_cli import ledger_app
 from .clients.mask_cli import mask
 from .clients.masking_cli import columns, pseudonyms_app

@@ -14,8 +14,10 @@ import hashlib
 import json
 import math
 import os
+import secrets
 import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -149,6 +151,19 @@ def write_private_file(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def ensure_private_file(path: Path, data: bytes) -> None:
+    """Make `path` (mode 0600) with `data` if there is none: whole or not at all, whoever else tries or fails."""
+    if path.exists():
+        return
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        write_private_file(draft, data)
+        with suppress(FileExistsError):  # another process was first: theirs counts
+            os.link(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def read_private_file(path: Path) -> bytes:

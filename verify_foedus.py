@@ -338,8 +338,9 @@ class Case:
     def receipts(self) -> str:  # 10
         """Proves: threshold or more nodes signed what the rounds cost, no less than recomputed here; they saw a beginning
         of this very log; every sum is one that more nodes than may collude say they checked (central noise: were shown);
-        and no head of any node's ledger in the log goes back behind an earlier one.
-        Doesn't: anything of nodes without a receipt; they are named: ask them.
+        and no head of any node's ledger in the log goes back behind an earlier one. Each names, for every round, the entry of
+        its own log with the round's cohort. Doesn't: show that entry, which stays at the silo and is for its customers'
+        proofs; anything of nodes without a receipt: they are named, ask them.
         """
         logged = {e["details"]["silo"]: e["details"] for _, e in self.mine("receipt") if e["details"]["run"] == self.run}
         seen: set[str] = set()
@@ -359,8 +360,12 @@ class Case:
             size = told["log"]["size"]
             must(0 < size <= self.size and self.tree.root(size).hex() == told["log"]["root"],
                  f"{silo} saw another log than this one: the server showed two histories")
+            for n, sha in told["cohorts"].items():
+                must(n in map(str, range(1, len(self.tasks) + 1)), f"{silo} states a cohort of a round there is not")
+                fits(sha, DIGEST, f"{silo}: cohort of round {n}")
             for entry in told["rounds"]:
                 n = entry["round"]
+                must(str(n) in told["cohorts"], f"{silo} states round {n}, and not its cohort")
                 must(type(n) is int and silo in self.survivors.get(n, []), f"{silo} states a round it had no part in")
                 mine = {"round": n, "task": self.tasks[n - 1], "event": "distributed_discrete_gaussian"}
                 event = self.event(n, len(self.survivors[n]))
@@ -839,7 +844,7 @@ ROUND = {"round": int, "survivors": [NAME], "total": [int], "model": str, "trans
 LEDGER = {"size": int, "hash": DIGEST, "write_offs": int, "log": int}
 RECEIPT = {
     "silo": NAME, "treaty": DIGEST, "study": DIGEST, "run": str, "rounds": [dict], "epsilon": float, "delta": float,
-    "sums": dict, "ledger": {**LEDGER, "signature": str}, "log": {"size": int, "root": DIGEST},
+    "sums": dict, "cohorts": dict, "ledger": {**LEDGER, "signature": str}, "log": {"size": int, "root": DIGEST},
 }
 
 

@@ -76,6 +76,7 @@ class _Run:
     lineage_id: UUID
     reserved: dict[int, int] = field(default_factory=dict)  # round -> its line in the ledger
     settled: dict[int, dict[str, object]] = field(default_factory=dict)
+    cohorts: dict[int, str] = field(default_factory=dict)  # round -> its entry in the audit log, hashed
     boxes: str | None = None  # digest of the boxes taken
     complete: bool = False  # a receipt was signed
     given: _Given | None = None  # the last vector
@@ -190,7 +191,7 @@ class SiloApp:
         # A first look at the cohort, so that a table that can't serve is refused before keys are made.
         customers = 0
         for side in sorted({SIDES[task] for task in study.tasks}):
-            found = trainer.dataset(side, self.guard.cohort(permit))
+            found = trainer.dataset(side, self.guard.cohort(permit).frame)
             self.guard.check_size(found.size)
             customers += found.size
             if earlier is None:
@@ -275,10 +276,11 @@ class SiloApp:
             raise InputError(f"round {plan.round}: the model is not finite")
         run.follower.check(plan.round, sent)
         cohort = guard.cohort(permit)  # 3
+        run.cohorts[plan.round] = guard.note_cohort(permit, plan.round, cohort)
         side = side_of(plan)
         ref = guard.reserve(permit, plan)  # 4
         try:
-            dataset = run.trainer.dataset(side, cohort)  # 5
+            dataset = run.trainer.dataset(side, cohort.frame)  # 5
             guard.check_size(dataset.size)
             vector = run.trainer.contribution(plan, dataset, sent)  # 6, 7
             masked, header = run.silo.mask(plan.round, vector, plan.ring, task=plan.task, model=digest(model))
@@ -381,6 +383,9 @@ class SiloApp:
                 "sums": {
                     str(number): sha
                     for number, sha in self.journal.steps(permit.digest, request.run, witness).items()
+                },
+                "cohorts": {
+                    str(number): entry for run in found for number, entry in sorted(run.cohorts.items())
                 },
                 "ledger": self.guard.state_ledger(),
                 "log": {"size": head.size, "root": head.root.hex()},

@@ -1,4 +1,4 @@
-"""``foedus node`` and ``foedus consent``: what a partner's engineer and officer do at home (the ledger: `ledger_cli`)."""
+"""``foedus node``: what a partner's engineer does at home (consents: `consent_cli`; the ledger: `ledger_cli`)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,8 @@ if TYPE_CHECKING:
     from .home import Home
 
 node_app = typer.Typer(no_args_is_help=True, help="Run a silo's node beside its data.")
-consent_app = typer.Typer(no_args_is_help=True, help="Keep the consents of a silo's customers.")
 
 Directory = Annotated[Path, typer.Argument(help="The node's directory.", show_default=False)]
-Purpose = Annotated[
-    str, typer.Option(help="A purpose, e.g. dpv:CustomerRelationshipManagement.", show_default=False)
-]
 
 
 @node_app.command()
@@ -136,78 +132,6 @@ def score(
     )
 
 
-@consent_app.command()
-def grant(
-    directory: Directory,
-    subject: Annotated[str, typer.Argument(help="The customer, as in the table.", show_default=False)],
-    purpose: Purpose,
-    notice: Annotated[str, typer.Option(help="Version of the notice they read.", show_default=False)],
-    expires: Annotated[
-        str | None, typer.Option(help="When it ends, RFC 3339 with zone.", show_default=False)
-    ] = None,
-) -> None:
-    """Record one customer's consent.
-
-    Example: foedus consent grant node C00042 --purpose dpv:CustomerRelationshipManagement --notice 2026-01/en
-    """
-    from ..compliance.consent import ConsentRegister
-
-    end = None if expires is None else _moment(expires)
-    record = ConsentRegister(_file(directory, "consent.db")).grant(
-        subject, purpose, notice_version=notice, expires_at=end, method="cli"
-    )
-    typer.echo(f"recorded {record}")
-
-
-@consent_app.command()
-def withdraw(
-    directory: Directory,
-    subject: Annotated[str, typer.Argument(help="The customer, as in the table.", show_default=False)],
-    purpose: Purpose,
-) -> None:
-    """Withdraw one customer's consent; in force in the next round.
-
-    Example: foedus consent withdraw node C00042 --purpose dpv:CustomerRelationshipManagement
-    """
-    from ..compliance.consent import ConsentRegister
-
-    ConsentRegister(_file(directory, "consent.db")).withdraw(subject, purpose)
-    typer.echo(f"withdrawn; {subject} is in no cohort for {purpose} from the next round on")
-
-
-@consent_app.command(name="import")
-def import_(
-    directory: Directory,
-    file: Annotated[
-        Path, typer.Argument(help="CSV: subject, purpose, notice_version, granted_at, …", show_default=False)
-    ],
-) -> None:
-    """Take in a CSV of consents, all of it or, if a row is not valid, none.
-
-    Columns: subject, purpose, notice_version, granted_at; and if there are any: expires_at, withdrawn_at, method.
-
-    Example: foedus consent import node consents.csv
-    """
-    from ..compliance.consent import ConsentRegister
-
-    count = ConsentRegister(_file(directory, "consent.db")).import_csv(file)
-    typer.echo(f"took in {count} records")
-
-
-@consent_app.command()
-def counts(directory: Directory, purpose: Purpose) -> None:
-    """Count consents in force, withdrawn and expired for a purpose.
-
-    Example: foedus consent counts node --purpose dpv:CustomerRelationshipManagement
-    """
-    from ..compliance.consent import ConsentRegister
-
-    for state, number in (
-        ConsentRegister(_file(directory, "consent.db")).counts(purpose, datetime.now(UTC)).items()
-    ):
-        typer.echo(f"{state:12} {number}")
-
-
 def _block(home: Home) -> str:
     """An item of a treaty's `parties` in YAML, its node key as a literal block."""
     from .fleet import node_public_key
@@ -218,26 +142,6 @@ def _block(home: Home) -> str:
         f"    signing_key: {home.identity().public}\n"
         f"    node_key: |\n      {key}\n"
     )
-
-
-def _file(directory: Path, name: str) -> Path:
-    """A register in a node's directory: not a new empty one in a directory that was mistyped.
-
-    Raises:
-        InputError: not a node's directory.
-    """
-    from .home import Home
-
-    return Home.load(directory).path / name
-
-
-def _moment(text: str) -> datetime:
-    from ..errors import InputError
-
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError as error:
-        raise InputError(f"{text!r} is not an RFC 3339 time, e.g. 2027-01-31T00:00:00+00:00") from error
 
 
 def _day(text: str) -> date:

@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,17 +30,20 @@ from ..compliance.auditlog.checkpoint import Checkpoint
 from ..compliance.auditlog.log import AuditLog
 from ..compliance.auditlog.merkle import grow, leaf_hash, root_from_edge, verify_inclusion
 from ..compliance.auditlog.witness import HeadKeeper
-from ..compliance.consent import ConsentRegister
+from ..compliance.consent import Ask, ConsentRegister, proofs
+from ..compliance.consent.membership import CohortTree, StudyKey
 from ..documents import Envelope, Payload, parse_json
 from ..errors import InputError, ProtocolError, Refused, VerificationError
 from ..federation import ledger_heads, limits
 from ..federation.messages import LOG_SIZE_UNKNOWN, KeysRequest, LoggedEntry, LogHead
 from ..federation.rounds import RoundPlan
+from ..federation.schema import ColumnLabel
 from ..federation.study import Study
 from ..privacy.events import Event
 from ..privacy.ledger import Ledger
 from ..privacy.secagg.keys import Roster
 from .budget import Budget
+from .cohort import Cohort, Cohorts, ask_of
 from .home import Home
 
 
@@ -66,6 +70,8 @@ class Guard:
         self.audit = AuditLog(home.path / "audit.db", f"foedus node {home.party}")
         self.budget = Budget(home, self.treaty, self.treaty_digest, self.audit)
         self.consent = ConsentRegister(home.path / "consent.db")
+        self._cohorts = Cohorts(self.consent)
+        self._noted: tuple[str, pd.Series[str], CohortTree, StudyKey] | None = None
         coordinator = self.treaty.coordinator
         self.heads = HeadKeeper(home.path / "log-head", coordinator.origin, coordinator.signing_key)
 
@@ -189,13 +195,41 @@ class Guard:
         """The head of the ledger, signed, for the server's log to anchor."""
         return ledger_heads.state(self.ledger.head, self.home.party, self.log_size, self.identity)
 
-    def cohort(self, permit: Permit) -> pd.DataFrame:
-        """Check 3, first half: who consents to the study's purpose now (column `subject`)."""
-        return self.consent.in_force(permit.study.purpose, datetime.now(UTC))
+    def ask(self, permit: Permit) -> Ask:
+        """What the study wants to use customers' data for, and which data."""
+        return ask_of(
+            self.home, permit.study.purpose, order_log=not isinstance(permit.study.label, ColumnLabel)
+        )
+
+    def cohort(self, permit: Permit) -> Cohort:
+        """Check 3, first half: who consents to the study's use of their data now."""
+        return self._cohorts.of(self.ask(permit), datetime.now(UTC))
+
+    def note_cohort(self, permit: Permit, number: int, cohort: Cohort) -> str:
+        """Write into the audit log that a round uses this cohort, before it does.
+
+        Returns:
+            The entry's leaf hash, hex. The root in the entry is keyed, so it tells nothing and may leave.
+        """
+        tree, key = self._tree(permit.digest, cohort)
+        details = proofs.entry_details(
+            cohort.ask, run=permit.run, number=number, at=cohort.at, marks=cohort.marks, tree=tree, key=key
+        )
+        index = self.audit.append(self.home.party, proofs.ACTION, permit.digest, details)
+        return next(self.audit.entries(index, index + 1)).leaf.hex()
+
+    def _tree(self, study: str, cohort: Cohort) -> tuple[CohortTree, StudyKey]:
+        """The cohort's tree, made anew only where it is another cohort than the last one."""
+        subjects = cohort.frame["subject"]
+        if self._noted is None or self._noted[0] != study or not self._noted[1].equals(subjects):
+            key = StudyKey(self.home.cohort_key(), study)
+            self._noted = (study, subjects, CohortTree(key, subjects), key)
+        return self._noted[2], self._noted[3]
 
     def describe(self, permit: Permit, customers: int) -> dict[str, Any]:
         """What the node's own log says of a study it lets in, for the watch to compare with others."""
-        root = self.consent.snapshot_digest(permit.study.purpose, datetime.now(UTC))
+        names = "\n".join(self.cohort(permit).frame["subject"]).encode()
+        root = hmac.digest(self.home.cohort_key(), b"foedus cohort snapshot\0" + names, "sha256").hex()
         return Question.of(permit.study.model_dump(mode="json"), customers=customers, root=root).to_json()
 
     def check_size(self, customers: int) -> None:

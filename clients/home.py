@@ -2,12 +2,13 @@
 
 ::
 
-    node.yaml      party, server (host:port of the gateway), table (path of the orders)
+    node.yaml      party, server (host:port of the gateway), table (path of the orders), categories of its data
     treaty.json    this partner's own signed copy: the only thing the node trusts
     identity.key   Ed25519, signs what the node sends          (mode 0600)
     fleet.key      EC P-384, the node's key towards Flower     (mode 0600)
     ca.crt         the CA that signed the gateway's certificate
     consent.db     who allowed what
+    cohort.key     32 bytes, names customers in cohorts' roots and receipts (mode 0600)
     ledger.db      what customers have paid, for life
     journal.db     what was done once and is not done again
     log-head       the last head of the server's audit log
@@ -18,6 +19,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -27,8 +29,9 @@ from typing import TYPE_CHECKING
 import yaml
 from pydantic import Field, ValidationError
 
+from ..compliance.consent.membership import KEY_BYTES
 from ..compliance.treaty import Document, Name, explain
-from ..documents import SigningKey, read_text
+from ..documents import SigningKey, ensure_private_file, read_private_file, read_text
 from ..errors import InputError
 from ..federation.schema import Table
 from .fleet import FleetLink, generate_node_key
@@ -43,6 +46,9 @@ class Settings(Document):
     party: Name
     server: str = Field(pattern=r"^[A-Za-z0-9.:\[\]-]+:\d{1,5}$", description="host:port of the gateway")
     table: str = Field(description="path of the orders, relative to the node's directory")
+    categories: tuple[str, ...] | None = Field(
+        default=None, strict=False, description="what personal data the table holds, as fideslang keys"
+    )
 
     @classmethod
     def checked(cls, what: str = "node settings", **fields: object) -> Settings:
@@ -89,7 +95,8 @@ class Home:
         SigningKey.generate().save(path / "identity.key")
         generate_node_key(path / "fleet.key")
         (path / "node.yaml").write_text(
-            yaml.safe_dump(settings.model_dump(), sort_keys=False), encoding="utf-8"
+            yaml.safe_dump(settings.model_dump(mode="json", exclude_none=True), sort_keys=False),
+            encoding="utf-8",
         )
         return cls(path, settings)
 
@@ -110,6 +117,15 @@ class Home:
     @property
     def link(self) -> FleetLink:
         return FleetLink(self.settings.server, self.path / "ca.crt", self.path / "fleet.key")
+
+    def cohort_key(self) -> bytes:
+        """The key of customers' labels and pseudonyms; made when it is first needed."""
+        file = self.path / "cohort.key"
+        ensure_private_file(file, secrets.token_bytes(KEY_BYTES))
+        key = read_private_file(file)
+        if len(key) != KEY_BYTES:
+            raise InputError(f"{file}: not a cohort key", remedy="restore it: earlier cohorts need that one")
+        return key
 
     def identity(self) -> SigningKey:
         return SigningKey.load(self.path / "identity.key")

@@ -24,11 +24,12 @@ from ..compliance.treaty import Treaty
 from ..errors import Abandoned, InputError
 from ..federation.modes import Sampler
 from ..federation.rounds import RoundPlan
-from ..federation.schema import Table
+from ..federation.schema import ColumnLabel, Table
 from ..federation.study import Study
 from ..federation.tasks import evaluate, train
 from ..privacy.noise import discrete_gaussian
 from ..privacy.secagg.codec import Whole
+from .cohort import ask_of
 from .features import Raw, Side
 from .home import Home
 from .trainer import Source, Trainer, side_of
@@ -63,8 +64,10 @@ class Silo:
     @classmethod
     def of_home(cls, path: Path, study: Study, treaty: Treaty) -> Silo:
         """A node's directory: its table, and who consents to the study's purpose now."""
-        cohort = ConsentRegister(path / "consent.db").in_force(study.purpose, datetime.now(UTC))
-        return cls._of(Home.load(path), study, treaty, cohort)
+        home = Home.load(path)
+        ask = ask_of(home, study.purpose, order_log=not isinstance(study.label, ColumnLabel))
+        cohort = ConsentRegister(path / "consent.db").cohort(ask, datetime.now(UTC))
+        return cls._of(home, study, treaty, cohort)
 
     @classmethod
     def of_frame(cls, frame: pd.DataFrame, study: Study, treaty: Treaty) -> Silo:

@@ -36,6 +36,7 @@ from ..federation.schema import TAGS, AnyFeature, ChurnLabel, ColumnLabel, Label
 from ..federation.study import Digest, Model, Scaling
 from ..federation.tasks import statistics
 from . import sources
+from .cohort import ask_of
 from .features import CUSTOMER, columns, history, last_order, measured, written
 from .home import Home
 
@@ -124,8 +125,9 @@ def score(home: Home, released: ReleasedModel, as_of: date, treaty: Treaty) -> S
     register = home.path / "consent.db"
     if not register.exists():
         raise InputError(f"{register}: no such file", remedy="foedus consent import takes consents in")
-    cohort = ConsentRegister(register).in_force(released.purpose, datetime.now(UTC))
     names, label = released.table, released.label
+    ask = ask_of(home, released.purpose, order_log=not isinstance(label, ColumnLabel))
+    cohort = ConsentRegister(register).cohort(ask, datetime.now(UTC))
     latest: date | None = None
     with home.orders(names, written(released.features)) as found:
         if isinstance(label, ColumnLabel):

@@ -13,10 +13,12 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from ..clients.cohort import ask_of
 from ..clients.features import Dataset, Side, load
 from ..clients.home import Home
 from ..compliance.consent import ConsentRegister
 from ..federation import models
+from ..federation.schema import ColumnLabel
 from ..federation.study import Study
 from ..federation.tasks.evaluate import exact_auc, exact_pr_auc
 from .world import World
@@ -72,7 +74,8 @@ def gather(world: World, study: Study) -> Benchmark:
     sides: dict[Side, dict[str, Dataset]] = {"train": {}, "test": {}}
     for name, path in world.homes.items():
         home = Home.load(path)
-        cohort = ConsentRegister(path / "consent.db").in_force(study.purpose, now)
+        ask = ask_of(home, study.purpose, order_log=not isinstance(study.label, ColumnLabel))
+        cohort = ConsentRegister(path / "consent.db").cohort(ask, now)
         with home.orders(study.table) as orders:
             for side, found in sides.items():
                 found[name] = load(orders, study, side, cohort, world.treaty.retention_days)

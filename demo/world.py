@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from ..clients.cohort import PURCHASES
 from ..clients.fleet import node_public_key
 from ..clients.home import Home, Settings
 from ..compliance import approvals
-from ..compliance.consent import ConsentRegister
+from ..compliance.consent import ConsentRegister, Notice
 from ..compliance.treaty import Approver, Coordinator, Overlap, Party, Person, PurposeTerms, Treaty, sign_all
 from ..documents import Envelope, SigningKey
 from ..errors import InputError
@@ -31,6 +32,7 @@ NAMES = (
 )
 SHARES = (0.35, 0.30, 0.20, 0.15)
 NOTICE = "2026-01/en"
+PUBLISHED = datetime(2020, 1, 1, tzinfo=UTC)
 PEOPLE = ("dana", "bruno", "delia")
 
 
@@ -97,7 +99,8 @@ def build(
     frames = deal(orders, shares)
     homes = {name: root / "nodes" / name for name in names}
     for name, frame in zip(names, frames, strict=True):
-        home = Home.create(homes[name], Settings(party=name, server=gateway, table="orders.parquet"))
+        settings = Settings(party=name, server=gateway, table="orders.parquet", categories=(PURCHASES,))
+        home = Home.create(homes[name], settings)
         frame.to_parquet(home.table)
         _fill_register(home, frame, draft.purpose, everybody=not consent)
     (root / "people").mkdir()
@@ -114,6 +117,7 @@ def build(
 def _fill_register(home: Home, frame: pd.DataFrame, purpose: str, *, everybody: bool) -> None:
     grants, withdrawals = consents(sorted(frame["customer"].unique()), purpose, NOTICE)
     register = ConsentRegister(home.path / "consent.db")
+    register.publish(_notice(home.party, purpose))
     if everybody:
         known = {g.subject: g for g in grants}
         first = next(iter(known.values()))
@@ -124,6 +128,28 @@ def _fill_register(home: Home, frame: pd.DataFrame, purpose: str, *, everybody: 
         withdrawals = []
     register.grant_many(grants)
     register.withdraw_many(withdrawals)
+
+
+def _notice(party: str, purpose: str) -> Notice:
+    """What the customers of a partner of the demo were told."""
+    return Notice.checked(
+        {
+            "version": NOTICE.partition("/")[0],
+            "effective_from": PUBLISHED,
+            "controller": {"name": party, "address": "1 Demo Road", "contact": f"privacy@{party}.example"},
+            "jurisdiction": "EU",
+            "audience": "own_consent",
+            "purposes": {purpose: [PURCHASES]},
+            "storage": {"location": "at home", "days": 1096},
+            "withdraw_at": f"https://{party}.example/consent",
+            "rights_at": f"https://{party}.example/rights",
+            "text": {
+                "zh": "我们与合作伙伴共同训练模型，您的购买记录不会离开本公司。您可以随时撤回同意。",
+                "en": "We train models together with partners; your purchases never leave us. Withdraw at any time.",
+            },
+        },
+        "the demo's notice",
+    )
 
 
 def _person(root: Path, name: str) -> str:

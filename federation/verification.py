@@ -14,7 +14,7 @@
 10. The receipts, of threshold or more nodes, are signed and in the log, which so anchors the heads of their
     ledgers, none of which went back; they agree on what each round cost, and saw a prefix of this very log;
     every sum is one that more nodes than may collude had checked (in the central mode: had been shown, on the
-    server's word).
+    server's word). For every round they state they name the entry of their own logs with its cohort.
 
 `verify` returns a report or raises at the first thing that does not hold.
 """
@@ -60,7 +60,19 @@ _SAID = {
     ANSWER: {"context", "round", "silo", "survivors", "answering", "shares"},
 }
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_RECEIPT = {"silo", "treaty", "study", "run", "rounds", "epsilon", "delta", "sums", "ledger", "log"}
+_RECEIPT = {
+    "silo",
+    "treaty",
+    "study",
+    "run",
+    "rounds",
+    "epsilon",
+    "delta",
+    "sums",
+    "cohorts",
+    "ledger",
+    "log",
+}
 
 
 def _only(value: Mapping[str, Any], names: set[str], what: str) -> None:
@@ -463,6 +475,13 @@ class _Bundle:
         if ours.shape != theirs.shape or not np.allclose(ours, theirs, rtol=1e-7, atol=1e-7):
             raise VerificationError(f"{what} can't be recomputed from the sums")
 
+    def _check_cohorts(self, silo: str, named: Mapping[str, str]) -> None:
+        """Entries stay in the silo's log: their hashes here bind it to them, for its customers' proofs."""
+        rounds = {str(number) for number in range(1, self.study.rounds + 1)}
+        for number, entry in named.items():
+            if number not in rounds or not _DIGEST.fullmatch(entry):
+                raise VerificationError(f"{silo}: the cohorts in its receipt are malformed")
+
     def _check_receipts(self) -> str:  # 10
         logged = {
             e["details"]["silo"]: e["details"]
@@ -489,8 +508,11 @@ class _Bundle:
                 raise VerificationError(
                     f"{silo} saw another log than this one: the server showed two histories"
                 )
+            self._check_cohorts(silo, told["cohorts"])
             for entry in told["rounds"]:
                 number = entry["round"]
+                if str(number) not in told["cohorts"]:
+                    raise VerificationError(f"{silo} states round {number}, and not its cohort")
                 event = from_json({k: v for k, v in entry.items() if k not in ("round", "task")})
                 expected = self.study.round(number, self.treaty).cost(
                     len(self.survivors[number]), self.treaty

@@ -18,10 +18,12 @@ import pandas as pd
 import pytest
 import yaml
 from support.bundles import Tampered
-from support.nodes import Rehearsal, assert_refused
+from support.consents import EMAIL, PURCHASES
+from support.nodes import SILENT, Rehearsal, assert_refused
 from support.orders import PURPOSE, copy_of, small_world
 from support.sums import scratch
 
+from foedus.clients.cohort import ask_of
 from foedus.clients.features import SIDES as SIDE_OF_TASK
 from foedus.clients.features import Raw, Side, in_training
 from foedus.clients.home import Home
@@ -423,6 +425,25 @@ def test_the_others_go_on_without_it_and_hear_nothing_of_its_table(world: World)
     assert code == "INPUT" and "lacks 'Cancelled' (label) → it has: customer_id" in reason
     assert "secret_flag; name yours in the study" in reason
     assert Ledger(world.homes[SILO] / "ledger.db").events() == []  # it paid nothing
+
+
+def test_a_node_that_does_not_say_what_its_table_holds_gives_nothing_of_it(world: World) -> None:
+    """Whether a consent covers columns it can't know; an order log's are purchases."""
+    game = Rehearsal(world, draft_of())
+    file = game.home(SILO) / "node.yaml"
+    settings = yaml.safe_load(file.read_text())
+    del settings["categories"]
+    for holds, code in (
+        ({"categories": [PURCHASES, EMAIL]}, "COHORT_TOO_SMALL"),  # nobody consented to the latter
+        ({}, "CATEGORIES_UNKNOWN"),
+    ):
+        file.write_text(yaml.safe_dump(settings | holds))
+        game.restart(SILO)
+        refusal = assert_refused(game, SILO, game.ask(SILO, game.keys_request(SILO)), code)
+        assert refusal.message == SILENT
+        game.case.seen(SILO, refusal.log_size)
+    ask = ask_of(Home.load(game.home(SILO)), PURPOSE, order_log=True)
+    assert ask.categories == {PURCHASES}
 
 
 def test_a_study_that_no_table_serves_ends_with_every_reason_at_its_silo(world: World) -> None:

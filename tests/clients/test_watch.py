@@ -10,6 +10,7 @@ import pytest
 from support.nodes import Rehearsal, assert_refused
 
 from foedus import cli
+from foedus.clients.guard import Permit
 from foedus.clients.home import Home, Settings
 from foedus.compliance.anomalies.book import Book
 from foedus.compliance.anomalies.events import Reader
@@ -35,6 +36,19 @@ def test_a_study_let_in_tells_author_price_and_question(play: Rehearsal) -> None
     assert (spend.actor, spend.run, spend.study) == ("dana", "1", play.case.study_envelope.digest)
     assert spend.epsilon > 0 and spend.question is not None and spend.question.task == "train"
     assert spend.question.customers and len(spend.question.root) == 64
+
+
+def test_the_root_is_the_same_only_for_the_same_cohort(play: Rehearsal) -> None:
+    assert play.ask(NODE, play.keys_request(NODE)).refusal is None
+    guard = play.grid._apps[100 + play.silos.index(NODE)].guard  # type: ignore[attr-defined]
+    log = audit(play.home(NODE), NODE)
+    (spend,) = (e for e in Reader(NODE, b"k").read(log.entries()) if e.kind == "spend")
+    study, digest = play.case.study, play.case.study_envelope.digest
+    first, again, other = (Permit(study, d, "2", ()) for d in (digest, "5" * 64, "6" * 64))
+    assert spend.question is not None
+    assert guard.describe(first, 1)["root"] == guard.describe(again, 1)["root"] == spend.question.root
+    guard.consent.withdraw(guard.cohort(first).frame["subject"][0], study.purpose)
+    assert guard.describe(other, 1)["root"] != spend.question.root
 
 
 def test_a_blocked_author_is_refused_until_released(play: Rehearsal) -> None:

@@ -13,23 +13,29 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.consents import ADS, CRM, T0, notice
 
 from foedus.compliance.consent import ConsentRegister, Grant, Withdrawal
 from foedus.errors import InputError, VerificationError
 
-CRM = "dpv:CustomerRelationshipManagement"
-ADS = "dpv:Advertising"
-T0 = datetime(2026, 1, 1, tzinfo=UTC)
-NOTICE = {"notice_version": "2026-01"}
+NOTICE = {"notice_version": "2026-01/en"}
 
 
 def day(number: float) -> datetime:
     return T0 + timedelta(days=number)
 
 
+def published(path: Path) -> ConsentRegister:
+    """A register with two versions of a notice for both purposes."""
+    register = ConsentRegister(path)
+    for version in ("2026-01", "2026-02"):
+        register.publish(notice(version))
+    return register
+
+
 @pytest.fixture
 def register(tmp_path: Path) -> ConsentRegister:
-    return ConsentRegister(tmp_path / "consent.db")
+    return published(tmp_path / "consent.db")
 
 
 def subjects(register: ConsentRegister, at: datetime, purpose: str = CRM) -> list[str]:
@@ -63,13 +69,15 @@ def test_a_purpose_permits_no_other(register: ConsentRegister) -> None:
 def test_a_new_grant_after_withdrawal_is_a_new_record(register: ConsentRegister) -> None:
     first = register.grant("c1", CRM, **NOTICE, at=day(1))
     register.withdraw("c1", CRM, at=day(2))
-    second = register.grant("c1", CRM, notice_version="2026-02", at=day(3), method="app", expires_at=day(9))
+    second = register.grant(
+        "c1", CRM, notice_version="2026-02/zh", at=day(3), method="app", expires_at=day(9)
+    )
     assert first != second
     assert [at for at in range(6) if subjects(register, day(at))] == [1, 3, 4, 5]
     old, new = register.records("c1")
     assert (old.record_id, old.granted_at, old.withdrawn_at) == (first, day(1), day(2))
     assert (new.record_id, new.withdrawn_at, new.expires_at, new.method) == (second, None, day(9), "app")
-    assert new.notice_version == "2026-02"
+    assert new.notice_version == "2026-02/zh"
 
 
 def test_now_is_the_default(register: ConsentRegister) -> None:
@@ -102,7 +110,7 @@ def test_withdrawing_twice_is_no_error_and_unknown_is(register: ConsentRegister)
 
 
 def test_the_same_event_again_changes_nothing(register: ConsentRegister) -> None:
-    row = Grant("c1", CRM, "2026-01", day(1), day(30))
+    row = Grant("c1", CRM, "2026-01/en", day(1), day(30))
     assert register.grant_many([row, row]) == register.grant_many([row])[:1] * 2
     register.withdraw("c1", CRM, at=day(2))
     register.grant_many([row])  # tonight's import of the same file revives nothing
@@ -110,15 +118,15 @@ def test_the_same_event_again_changes_nothing(register: ConsentRegister) -> None
     assert len(register.records("c1")) == 1
     with pytest.raises(InputError, match="says otherwise"):
         register.grant_many(
-            [Grant("c2", CRM, "2026-01", day(1)), Grant("c1", CRM, "2026-02", day(1), day(30))]
+            [Grant("c2", CRM, "2026-01/en", day(1)), Grant("c1", CRM, "2026-02/en", day(1), day(30))]
         )
     assert register.records("c2") == []
 
 
 def test_the_cohort_is_one_sorted_column(register: ConsentRegister) -> None:
     names = ["c10", "c2", "客户", "Z", "a", "é"]
-    register.grant_many([Grant(name, CRM, "1", day(1)) for name in names])
-    register.grant("a", CRM, notice_version="2", at=day(2))  # a second live record: the subject once
+    register.grant_many([Grant(name, CRM, "2026-01/en", day(1)) for name in names])
+    register.grant("a", CRM, notice_version="2026-02/en", at=day(2))  # a second live record: the subject once
     frame = register.in_force(CRM, day(3))
     assert list(frame.columns) == ["subject"]
     assert frame["subject"].tolist() == sorted(names)
@@ -129,7 +137,7 @@ def test_the_cohort_is_one_sorted_column(register: ConsentRegister) -> None:
 
 def test_the_digest_is_over_the_sorted_record_ids(register: ConsentRegister) -> None:
     assert register.snapshot_digest(CRM, day(1)) == hashlib.sha256(b"").hexdigest()
-    ids = register.grant_many([Grant(f"c{i}", CRM, "1", day(1)) for i in range(20)])
+    ids = register.grant_many([Grant(f"c{i}", CRM, "2026-01/en", day(1)) for i in range(20)])
     text = "".join(f"{record}\n" for record in sorted(ids)).encode()
     assert register.snapshot_digest(CRM, day(2)) == hashlib.sha256(text).hexdigest()
     assert register.snapshot_digest(CRM, day(2), salt=b"s") == hashlib.sha256(b"s" + text).hexdigest()
@@ -143,7 +151,7 @@ def test_the_digest_is_over_the_sorted_record_ids(register: ConsentRegister) -> 
 SUBJECT = st.sampled_from(["a", "b", "c"])
 PURPOSE = st.sampled_from([CRM, ADS])
 GRANTS = st.builds(
-    lambda who, what, at, lasts: Grant(who, what, "1", day(at), None if lasts is None else day(at + lasts)),
+    lambda who, what, at, lasts: Grant(who, what, "2026-01/en", day(at), None if lasts is None else day(at + lasts)),
     SUBJECT, PURPOSE, st.integers(0, 8), st.none() | st.integers(1, 6),
 )  # fmt: skip
 WITHDRAWALS = st.builds(
@@ -168,7 +176,7 @@ def model(events: list[Grant | Withdrawal], who: str, what: str, at: datetime) -
 @given(st.lists(GRANTS | WITHDRAWALS, max_size=25), st.randoms(use_true_random=False))
 def test_what_is_in_force_follows_from_the_events(events: list[Grant | Withdrawal], random: object) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        register, told = ConsentRegister(Path(folder) / "one.db"), []
+        register, told = published(Path(folder) / "one.db"), []
         for event in events:
             try:
                 if isinstance(event, Grant):
@@ -184,7 +192,7 @@ def test_what_is_in_force_follows_from_the_events(events: list[Grant | Withdrawa
                 continue
             told.append(event)
         random.shuffle(told)  # type: ignore[attr-defined]
-        shuffled = ConsentRegister(Path(folder) / "two.db")
+        shuffled = published(Path(folder) / "two.db")
         shuffled.grant_many([e for e in told if isinstance(e, Grant)])
         shuffled.withdraw_many([e for e in told if isinstance(e, Withdrawal)])
         for at in map(day, range(-1, 15)):
@@ -206,23 +214,23 @@ NAIVE = datetime(2026, 1, 1)
 @pytest.mark.parametrize(
     "row",
     [
-        Grant("", CRM, "1"),
-        Grant("a\nb", CRM, "1"),
-        Grant("c1", "", "1"),
-        Grant("c1", "marketing", "1"),
-        Grant("c1", "dpv:two words", "1"),
+        Grant("", CRM, "2026-01/en"),
+        Grant("a\nb", CRM, "2026-01/en"),
+        Grant("c1", "", "2026-01/en"),
+        Grant("c1", "marketing", "2026-01/en"),
+        Grant("c1", "dpv:two words", "2026-01/en"),
         Grant("c1", CRM, ""),
-        Grant("c1", CRM, "1", method=""),
-        Grant("c1", CRM, "1", NAIVE),
-        Grant("c1", CRM, "1", day(1), NAIVE),
-        Grant("c1", CRM, "1", day(1), day(1)),
-        Grant("c1", CRM, "1", "2026-01-01T00:00:00Z"),  # type: ignore[arg-type]
-        Grant(7, CRM, "1"),  # type: ignore[arg-type]
+        Grant("c1", CRM, "2026-01/en", method=""),
+        Grant("c1", CRM, "2026-01/en", NAIVE),
+        Grant("c1", CRM, "2026-01/en", day(1), NAIVE),
+        Grant("c1", CRM, "2026-01/en", day(1), day(1)),
+        Grant("c1", CRM, "2026-01/en", "2026-01-01T00:00:00Z"),  # type: ignore[arg-type]
+        Grant(7, CRM, "2026-01/en"),  # type: ignore[arg-type]
     ],
 )
 def test_a_bad_grant_leaves_nothing(register: ConsentRegister, row: Grant) -> None:
     with pytest.raises(InputError):
-        register.grant_many([Grant("good", CRM, "1", day(1)), row])
+        register.grant_many([Grant("good", CRM, "2026-01/en", day(1)), row])
     assert subjects(register, day(2)) == []
 
 
@@ -257,7 +265,7 @@ def test_the_register_is_private_and_append_only(register: ConsentRegister, tmp_
         with pytest.raises(sqlite3.IntegrityError, match="append-only"):
             db.execute(statement)
     db.execute(  # is ignored
-        "INSERT OR REPLACE INTO granted SELECT purpose, subject, at, 'x', 'x', NULL, 'x' FROM granted"
+        "INSERT OR REPLACE INTO granted SELECT seq, purpose, subject, at, 'x', terms, NULL, 'x', NULL, NULL, NULL FROM granted"
     )
     db.commit()
     assert register.records("c1") == before
@@ -281,15 +289,15 @@ def test_other_files_are_no_register(tmp_path: Path) -> None:
 
 
 HEADER = "subject,purpose,notice_version,granted_at,expires_at,withdrawn_at,method\n"
-GOOD = f"c1,{CRM},1,2026-01-02T00:00:00Z,,,web\n"
+GOOD = f"c1,{CRM},2026-01/en,2026-01-02T00:00:00Z,,,web\n"
 
 
 def test_a_csv_file_is_imported(register: ConsentRegister, tmp_path: Path) -> None:
     path = tmp_path / "consents.csv"
     path.write_text(
         "\ufeff" + HEADER + GOOD
-        + f'"c,2",{CRM},1,2026-01-02T08:00:00+08:00,2027-01-01T00:00:00Z,,\n'
-        + f"c3,{CRM},1,2026-01-02T00:00:00Z,,2026-01-04T00:00:00Z,app\n",
+        + f'"c,2",{CRM},2026-01/en,2026-01-02T08:00:00+08:00,2027-01-01T00:00:00Z,,\n'
+        + f"c3,{CRM},2026-01/en,2026-01-02T00:00:00Z,,2026-01-04T00:00:00Z,app\n",
         encoding="utf-8",
     )  # fmt: skip
     assert register.import_csv(path) == 3
@@ -309,7 +317,7 @@ def test_a_csv_file_is_imported(register: ConsentRegister, tmp_path: Path) -> No
         (HEADER.replace("method", "subject"), "line 1, column 'subject'"),
         (HEADER + GOOD + GOOD.replace("c1", ""), "line 3, column 'subject'"),
         (HEADER + GOOD + GOOD.replace(CRM, "marketing"), "line 3, column 'purpose'"),
-        (HEADER + GOOD + GOOD.replace(",1,", ",,"), "line 3, column 'notice_version'"),
+        (HEADER + GOOD + GOOD.replace(",2026-01/en,", ",,"), "line 3, column 'notice_version'"),
         (HEADER + GOOD + GOOD.replace("2026-01-02T00:00:00Z", "yesterday"), "line 3, column 'granted_at'"),
         (HEADER + GOOD + GOOD.replace("2026-01-02T00:00:00Z", ""), "line 3, column 'granted_at'"),
         (HEADER + GOOD + GOOD.replace("00Z", "00"), "line 3, column 'granted_at': .* timezone"),
@@ -336,7 +344,7 @@ def test_a_missing_csv_file(register: ConsentRegister, tmp_path: Path) -> None:
 
 
 def test_25_000_grants_take_about_a_second(register: ConsentRegister) -> None:
-    rows = [Grant(f"c{(i * 7919) % 25_000:05d}", CRM, "1", day(1), day(900)) for i in range(25_000)]
+    rows = [Grant(f"c{(i * 7919) % 25_000:05d}", CRM, "2026-01/en", day(1), day(900)) for i in range(25_000)]
     start = time.perf_counter()
     register.grant_many(rows)
     register.withdraw_many([Withdrawal(row.subject, CRM, day(2)) for row in rows[:5_000]])

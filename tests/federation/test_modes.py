@@ -120,7 +120,7 @@ def _run(world: World, mode: Mode) -> Ran:
     exact = {}
     for silo, app in zip(world.homes, grid._apps.values(), strict=True):
         (run,) = app._runs.values()  # type: ignore[attr-defined]
-        data = run.trainer.dataset("test", app.guard.cohort(run.permit))  # type: ignore[attr-defined]
+        data = run.trainer.dataset("test", app.guard.cohort(run.permit).frame)  # type: ignore[attr-defined]
         learned = statistics.initial(study)  # nothing
         inputs = statistics.inputs(data.values, data.codes, study.features, learned)
         cells = evaluate.contributions(models.scores(study.model, weights, inputs), data.labels, study).sum(
