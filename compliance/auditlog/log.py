@@ -15,7 +15,7 @@ changed entries, is in itself a flawless log: only someone who kept an earlier h
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,6 +25,7 @@ from typing import Any
 from ...documents import SigningKey, canonical, parse_json
 from ...errors import InputError, VerificationError
 from . import merkle
+from .batches import GroupCommit
 from .checkpoint import Checkpoint
 from .database import Schema, append_only, connection, establish, transaction
 
@@ -112,6 +113,7 @@ class AuditLog:
         if not create and not path.is_file():
             raise InputError(f"{path}: no such audit log")
         self._path, self.origin, self._clock = path, origin, clock
+        self._commit = GroupCommit(self._write)
         establish(path, _SCHEMA, first=[("INSERT INTO log VALUES (?)", (origin,))])
         with connection(path) as db:
             found = db.execute("SELECT origin FROM log").fetchone()
@@ -131,35 +133,36 @@ class AuditLog:
     def append_many(self, rows: Iterable[Row]) -> range:
         """Append all rows or none, in one transaction with one time. Returns their indices.
 
+        What other threads append through this object meanwhile shares the transaction (`batches`).
+
         Raises:
             InputError: as `append`.
             VerificationError: the stored tree and entries disagree.
         """
-        rows = [_checked(row) for row in rows]
+        return self._commit([_untimed(row) for row in rows])
+
+    def _write(self, batch: Sequence[Sequence[bytes]]) -> list[range]:
+        """One transaction for several callers' rows; the indices of each."""
         with transaction(self._path) as db:
             # Other processes append too: the right edge is read anew under the lock, never kept.
-            first = size = _size(db)
+            size = _size(db)
             edge = merkle.right_edge(_nodes(db, self._path), size)
-            time = _rfc3339(self._clock())
+            time = b',"time":%s}' % canonical(_rfc3339(self._clock()))
             entries: list[tuple[int, bytes]] = []
             nodes: list[tuple[int, int, bytes]] = []
-            for actor, action, subject, details in rows:
-                body = canonical(
-                    {
-                        "time": time,
-                        "actor": actor,
-                        "action": action,
-                        "subject": subject,
-                        "details": dict(details),
-                    }
-                )
-                added, edge = merkle.grow(edge, size, merkle.leaf_hash(body))
-                entries.append((size, body))
-                nodes += added
-                size += 1
+            ranges: list[range] = []
+            for rows in batch:
+                first = size
+                for row in rows:
+                    body = row + time
+                    added, edge = merkle.grow(edge, size, merkle.leaf_hash(body))
+                    entries.append((size, body))
+                    nodes += added
+                    size += 1
+                ranges.append(range(first, size))
             db.executemany("INSERT INTO entry VALUES (?, ?)", entries)
             db.executemany("INSERT INTO node VALUES (?, ?, ?)", nodes)
-        return range(first, size)
+        return ranges
 
     # ── heads and proofs ─────────────────────────────────────────────────────────────────────────
 
@@ -301,11 +304,13 @@ def _nodes(db: sqlite3.Connection, path: Path) -> merkle.GetNode:
     return get
 
 
-def _checked(row: Row) -> Row:
+def _untimed(row: Row) -> bytes:
+    """The canonical JSON of an entry up to its time, which is the last of its keys."""
     actor, action, subject, details = row
     for name, value in (("actor", actor), ("action", action), ("subject", subject)):
         if not isinstance(value, str) or (not value and name != "subject"):
             raise InputError(f"the {name} of an entry is a text, and not empty")
     if not isinstance(details, Mapping):
         raise InputError("the details of an entry are an object")
-    return row
+    record = {"actor": actor, "action": action, "subject": subject, "details": dict(details)}
+    return canonical(record)[:-1]
