@@ -192,6 +192,18 @@ class AuditLog:
         with self._tree(size) as (nodes, n):
             return merkle.inclusion_proof(nodes, index, n)
 
+    def inclusion_proofs(self, indices: Iterable[int], size: int | None = None) -> list[list[bytes]]:
+        """`inclusion_proof` of each, in one reading of the file: several times faster than one by one."""
+        with self._tree(size) as (nodes, n):
+            kept: dict[tuple[int, int], bytes] = {}  # proofs share what is near the root
+
+            def get(level: int, index: int) -> bytes:
+                if (level, index) not in kept:
+                    kept[level, index] = nodes(level, index)
+                return kept[level, index]
+
+            return [merkle.inclusion_proof(get, index, n) for index in indices]
+
     def consistency_proof(self, old: int, new: int | None = None) -> list[bytes]:
         """That the log of `old` entries is a prefix of that of `new` (of all, by default)."""
         with self._tree(new) as (nodes, n):
@@ -282,8 +294,9 @@ class AuditLog:
 
     @contextmanager
     def _tree(self, size: int | None) -> Iterator[tuple[merkle.GetNode, int]]:
-        """The stored nodes and the size that is asked for. (Nodes never change: no transaction.)"""
+        """The stored nodes and the size that is asked for."""
         with connection(self._path) as db:
+            db.execute("BEGIN")  # nodes never change, but a lock for each look-up costs more than the look-up
             n = _size(db)
             if size is not None and not 0 <= size <= n:
                 raise InputError(f"{self._path}: no size {size} in a log of {n}")
