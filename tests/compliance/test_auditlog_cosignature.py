@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import signal
+import subprocess
+import sys
+import time
 from itertools import product
 from pathlib import Path
 
@@ -35,8 +40,8 @@ def show(log: AuditLog, witness: HeadKeeper) -> None:
     witness.advance(log.checkpoint(ORIGIN, KEY), log.consistency_proof(kept.size if kept else 0))
 
 
-def cosigned(head: Checkpoint, *names: str, time: int = 1_790_000_000) -> str:
-    lines = {name: cosign(head, name, WITNESSES[name], time) for name in names}
+def cosigned(head: Checkpoint, *names: str, at: int = 1_790_000_000) -> str:
+    lines = {name: cosign(head, name, WITNESSES[name], at) for name in names}
     return with_lines(head.sign(ORIGIN, KEY), lines)
 
 
@@ -118,3 +123,46 @@ def test_two_histories_get_no_two_quorums(tmp_path: Path, first: str) -> None:
         except Refused:
             continue
     assert quorums == 1
+
+
+WITNESS = """
+import sys
+from pathlib import Path
+from foedus.compliance.auditlog.log import AuditLog
+from foedus.compliance.auditlog.witness import HeadKeeper
+from foedus.documents import SigningKey
+folder = Path(sys.argv[1])
+key = SigningKey.load(folder / "log.key")
+log = AuditLog(folder / "log.db", "treaty.example/log")
+keeper = HeadKeeper(folder / "bank.head", log.origin, key.public)
+print("ready", flush=True)
+while True:
+    log.append("a", "b", "c", {})
+    kept = keeper.head
+    keeper.advance(log.checkpoint(log.origin, key), log.consistency_proof(kept.size if kept else 0))
+    head, line = keeper.cosign("bank", key)
+    print(head.size, head.root.hex(), flush=True)
+"""
+
+
+def test_a_killed_witness_has_what_it_cosigned(tmp_path: Path) -> None:
+    key = SigningKey.generate()
+    key.save(tmp_path / "log.key")
+    cosigned_so_far = 0
+    for kill in range(6):
+        command = [sys.executable, "-c", WITNESS, str(tmp_path)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(0.02 + 0.05 * kill)
+        process.send_signal(signal.SIGKILL)
+        said = re.findall(r"(\d+) ([0-9a-f]{64})\n", process.stdout.read())
+        process.stdout.close()
+        process.wait()
+        head = HeadKeeper(tmp_path / "bank.head", ORIGIN, key.public).head
+        size = 0 if head is None else head.size
+        assert size >= max([cosigned_so_far, *(int(size) for size, _ in said)])
+        log = AuditLog(tmp_path / "log.db", ORIGIN)
+        assert all(log.root(int(size)).hex() == root for size, root in said)
+        cosigned_so_far = size
+    assert cosigned_so_far > 0
