@@ -34,6 +34,7 @@ import numpy as np
 
 from ..compliance import approvals, evidence, treaty
 from ..compliance.auditlog.checkpoint import open_checkpoint
+from ..compliance.auditlog.cosignature import cosigners
 from ..compliance.auditlog.merkle import leaf_hash, root_from_leaves
 from ..compliance.treaty import Treaty
 from ..documents import Envelope, canonical, parse_json, unb64
@@ -272,7 +273,9 @@ class _Bundle:
             raise VerificationError("the log lacks the submission, or an approval")
         if not submitted[0][0] < approved[0][0] <= approved[-1][0] < self._started:
             raise VerificationError("submission, approvals and start do not stand in the log in this order")
-        return f"{head.size} entries hash to the signed head; submitted, approved, then started"
+        cosigned = cosigners(note, {p.name: p.signing_key for p in self.treaty.parties})
+        by = f"; cosigned by {', '.join(sorted(cosigned))}" if cosigned else ""
+        return f"{head.size} entries hash to the signed head; submitted, approved, then started{by}"
 
     def _check_keys(self) -> str:  # 6
         roster, count = self._roster, 0

@@ -24,7 +24,7 @@ from ...errors import InputError, VerificationError
 from .merkle import EMPTY_ROOT, HASH_BYTES
 
 _ED25519 = b"\x01"
-_KEY_ID_BYTES = 4
+KEY_ID_BYTES = 4
 _MAX_NOTE = 64 * 1024  # characters; 16 signatures, which every verifier must take, are under 3,000
 _SIZE = re.compile(r"0|[1-9][0-9]{0,17}", re.ASCII)
 _NAME = re.compile(r"[^\s+]+")
@@ -90,7 +90,7 @@ def _parse(text: str) -> Checkpoint:
 
 def key_id(name: str, public: bytes) -> bytes:
     """``SHA-256(name ‖ 0x0A ‖ 0x01 ‖ public key)[:4]``: which key of that name, under Ed25519."""
-    return hashlib.sha256(name.encode() + b"\n" + _ED25519 + public).digest()[:_KEY_ID_BYTES]
+    return hashlib.sha256(name.encode() + b"\n" + _ED25519 + public).digest()[:KEY_ID_BYTES]
 
 
 def sign_note(text: str, name: str, key: SigningKey) -> str:
@@ -99,12 +99,21 @@ def sign_note(text: str, name: str, key: SigningKey) -> str:
     Raises:
         InputError: a key name with spaces or plus signs; a text the format can't carry.
     """
-    if not _NAME.fullmatch(name):
-        raise InputError(f"{name!r}: a key name has neither spaces nor plus signs")
     if not text.endswith("\n") or _controls(text):
         raise InputError("a note ends in a newline and has no control characters")
     signature = key_id(name, unb64(key.public)) + key.sign(text.encode())
-    return f"{text}\n— {name} {b64(signature)}\n"
+    return f"{text}\n{signature_line(name, signature)}"
+
+
+def signature_line(name: str, data: bytes) -> str:
+    """One signature line of a note; `data` begins with a key id.
+
+    Raises:
+        InputError: a key name with spaces or plus signs.
+    """
+    if not _NAME.fullmatch(name):
+        raise InputError(f"{name!r}: a key name has neither spaces nor plus signs")
+    return f"— {name} {b64(data)}\n"
 
 
 def open_note(note: str, name: str, public_key_b64: str) -> str:
@@ -117,6 +126,25 @@ def open_note(note: str, name: str, public_key_b64: str) -> str:
     public = unb64(public_key_b64, length=32, what=f"public key of {name}")
     what = f"note signed by {name}"
     # 1. the form
+    text, lines = note_parts(note, what)
+    # 2. signatures of this key: none may fail; those of other keys are ignored once well-formed
+    wanted, found = (name, key_id(name, public)), False
+    for signer, signature in lines:
+        if (signer, signature[:KEY_ID_BYTES]) == wanted:
+            verify_signature(public_key_b64, signature[KEY_ID_BYTES:], text.encode(), what=what)
+            found = True
+    # 3. the empty set of signatures refuses
+    if not found:
+        raise VerificationError(f"{what}: {name} has not signed it with this key")
+    return text
+
+
+def note_parts(note: str, what: str) -> tuple[str, list[tuple[str, bytes]]]:
+    """The text of a note and its signature lines (name, bytes from the key id on), none of them checked.
+
+    Raises:
+        VerificationError: malformed.
+    """
     if len(note) > _MAX_NOTE:
         raise VerificationError(f"{what}: longer than {_MAX_NOTE} characters")
     if not _encodable(note) or _controls(note):
@@ -124,18 +152,7 @@ def open_note(note: str, name: str, public_key_b64: str) -> str:
     body, separator, tail = note.rpartition("\n\n")
     if not separator or not tail.endswith("\n"):
         raise VerificationError(f"{what}: no signature lines")
-    text = body + "\n"
-    # 2. signatures of this key: none may fail; those of other keys are ignored once well-formed
-    wanted, found = (name, key_id(name, public)), False
-    for line in tail[:-1].split("\n"):
-        signer, signature = _signature_line(line, what)
-        if (signer, signature[:_KEY_ID_BYTES]) == wanted:
-            verify_signature(public_key_b64, signature[_KEY_ID_BYTES:], text.encode(), what=what)
-            found = True
-    # 3. the empty set of signatures refuses
-    if not found:
-        raise VerificationError(f"{what}: {name} has not signed it with this key")
-    return text
+    return body + "\n", [_signature_line(line, what) for line in tail[:-1].split("\n")]
 
 
 def _signature_line(line: str, what: str) -> tuple[str, bytes]:
@@ -147,7 +164,7 @@ def _signature_line(line: str, what: str) -> tuple[str, bytes]:
         signature = unb64(encoded, what=f"{what}: signature of {signer}")
     except InputError as error:
         raise VerificationError(error.message) from error
-    if len(signature) <= _KEY_ID_BYTES:
+    if len(signature) <= KEY_ID_BYTES:
         raise VerificationError(f"{what}: the signature of {signer} is too short")
     return signer, signature
 

@@ -15,7 +15,7 @@ changed entries, is in itself a flawless log: only someone who kept an earlier h
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,6 +25,7 @@ from typing import Any
 from ...documents import SigningKey, canonical, parse_json
 from ...errors import InputError, VerificationError
 from . import merkle
+from .batches import GroupCommit
 from .checkpoint import Checkpoint
 from .database import Schema, append_only, connection, establish, transaction
 
@@ -125,6 +126,7 @@ class AuditLog:
         if not create and not path.is_file():
             raise InputError(f"{path}: no such audit log")
         self._path, self.origin, self._clock = path, origin, clock
+        self._commit = GroupCommit(self._write)
         establish(path, _SCHEMA, first=[("INSERT INTO log VALUES (?)", (origin,))])
         with connection(path) as db:
             found = db.execute("SELECT origin FROM log").fetchone()
@@ -144,35 +146,36 @@ class AuditLog:
     def append_many(self, rows: Iterable[Row]) -> range:
         """Append all rows or none, in one transaction with one time. Returns their indices.
 
+        What other threads append through this object meanwhile shares the transaction (`batches`).
+
         Raises:
             InputError: as `append`.
             VerificationError: the stored tree and entries disagree.
         """
-        rows = [_checked(row) for row in rows]
+        return self._commit([_untimed(row) for row in rows])
+
+    def _write(self, batch: Sequence[Sequence[bytes]]) -> list[range]:
+        """One transaction for several callers' rows; the indices of each."""
         with transaction(self._path) as db:
             # Other processes append too: the right edge is read anew under the lock, never kept.
-            first = size = _size(db)
+            size = _size(db)
             edge = merkle.right_edge(_nodes(db, self._path), size)
-            time = _rfc3339(self._clock())
+            time = b',"time":%s}' % canonical(_rfc3339(self._clock()))
             entries: list[tuple[int, bytes]] = []
             nodes: list[tuple[int, int, bytes]] = []
-            for actor, action, subject, details in rows:
-                body = canonical(
-                    {
-                        "time": time,
-                        "actor": actor,
-                        "action": action,
-                        "subject": subject,
-                        "details": dict(details),
-                    }
-                )
-                added, edge = merkle.grow(edge, size, merkle.leaf_hash(body))
-                entries.append((size, body))
-                nodes += added
-                size += 1
+            ranges: list[range] = []
+            for rows in batch:
+                first = size
+                for row in rows:
+                    body = row + time
+                    added, edge = merkle.grow(edge, size, merkle.leaf_hash(body))
+                    entries.append((size, body))
+                    nodes += added
+                    size += 1
+                ranges.append(range(first, size))
             db.executemany("INSERT INTO entry VALUES (?, ?)", entries)
             db.executemany("INSERT INTO node VALUES (?, ?, ?)", nodes)
-        return range(first, size)
+        return ranges
 
     # ── heads and proofs ─────────────────────────────────────────────────────────────────────────
 
@@ -201,6 +204,18 @@ class AuditLog:
         """That entry `index` is in the log of `size` entries (of all, by default)."""
         with self._tree(size) as (nodes, n):
             return merkle.inclusion_proof(nodes, index, n)
+
+    def inclusion_proofs(self, indices: Iterable[int], size: int | None = None) -> list[list[bytes]]:
+        """`inclusion_proof` of each, in one reading of the file: several times faster than one by one."""
+        with self._tree(size) as (nodes, n):
+            kept: dict[tuple[int, int], bytes] = {}  # proofs share what is near the root
+
+            def get(level: int, index: int) -> bytes:
+                if (level, index) not in kept:
+                    kept[level, index] = nodes(level, index)
+                return kept[level, index]
+
+            return [merkle.inclusion_proof(get, index, n) for index in indices]
 
     def consistency_proof(self, old: int, new: int | None = None) -> list[bytes]:
         """That the log of `old` entries is a prefix of that of `new` (of all, by default)."""
@@ -292,8 +307,9 @@ class AuditLog:
 
     @contextmanager
     def _tree(self, size: int | None) -> Iterator[tuple[merkle.GetNode, int]]:
-        """The stored nodes and the size that is asked for. (Nodes never change: no transaction.)"""
+        """The stored nodes and the size that is asked for."""
         with connection(self._path) as db:
+            db.execute("BEGIN")  # nodes never change, but a lock for each look-up costs more than the look-up
             n = _size(db)
             if size is not None and not 0 <= size <= n:
                 raise InputError(f"{self._path}: no size {size} in a log of {n}")
@@ -314,11 +330,13 @@ def _nodes(db: sqlite3.Connection, path: Path) -> merkle.GetNode:
     return get
 
 
-def _checked(row: Row) -> Row:
+def _untimed(row: Row) -> bytes:
+    """The canonical JSON of an entry up to its time, which is the last of its keys."""
     actor, action, subject, details = row
     for name, value in (("actor", actor), ("action", action), ("subject", subject)):
         if not isinstance(value, str) or (not value and name != "subject"):
             raise InputError(f"the {name} of an entry is a text, and not empty")
     if not isinstance(details, Mapping):
         raise InputError("the details of an entry are an object")
-    return row
+    record = {"actor": actor, "action": action, "subject": subject, "details": dict(details)}
+    return canonical(record)[:-1]

@@ -11,14 +11,16 @@ import fcntl
 import hashlib
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from ... import durable
-from ...documents import b64, canonical
+from ...documents import SigningKey, b64, canonical
 from ...errors import InputError, VerificationError
 from .checkpoint import Checkpoint, open_checkpoint
+from .cosignature import cosign
 from .merkle import EMPTY_ROOT, verify_consistency
 
 _MAX_EVIDENCE = 100  # files; one is proof enough, and a log that signs nonsense can't fill the disk
@@ -98,6 +100,22 @@ class HeadKeeper:
             if kept_note is None or offered != kept:
                 durable.replace(self._path, note.encode())
         return offered
+
+    def cosign(
+        self, name: str, key: SigningKey, *, clock: Callable[[], float] = time.time
+    ) -> tuple[Checkpoint, str]:
+        """The head kept, and this party's cosignature line for it (`cosignature`): it was checked, and is on disk.
+
+        Raises:
+            InputError: no head was seen yet. VerificationError: the kept file is not a note signed by this log.
+        """
+        head = self.head
+        if head is None:
+            raise InputError(
+                f"log {self._name}: no head of it was seen yet, so there is none to cosign",
+                remedy="take part in a study first, or advance to a head of the log",
+            )
+        return head, cosign(head, name, key, int(clock()))
 
     def _continues(self, kept: Checkpoint, offered: Checkpoint, proof: Sequence[bytes]) -> None:
         if offered.size < kept.size:
