@@ -97,6 +97,8 @@ class GroupCommit(Generic[Item, Result]):
                 heir.leads = True
                 heir.asleep.release()
             for turn in batch:
-                turn.error = copy.copy(failure)  # a traceback each
+                if failure is not None:  # a traceback each, and the same cause
+                    turn.error = copy.copy(failure)
+                    turn.error.__cause__ = failure.__cause__
                 if not turn.leads:
                     turn.asleep.release()
