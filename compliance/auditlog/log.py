@@ -4,7 +4,9 @@ An entry is the canonical JSON (RFC 8785) of::
 
     {"time": "2026-11-22T13:48:57.123456Z", "actor": …, "action": …, "subject": …, "details": {…}}
 
-Put no personal data in it: an entry can't be erased. Name people by keyed pseudonyms or salted digests.
+Put no personal data in it: an entry can't be erased. What is personal or confidential is *sealed* (`payloads`): the
+entry holds a salted commitment, ``details["sealed"]``, and the payload lies beside the log under the key of a holder,
+`customer_key` or `study_key`. `AuditLog.shred` deletes that key, and the log still verifies.
 
 One SQLite file (see `database`) holds the entries and the hash of every complete subtree, so that
 appending costs O(1) and a proof O(log n). The tree hashes are a cache of what the entries say;
@@ -28,7 +30,10 @@ from . import merkle
 from .batches import GroupCommit
 from .checkpoint import Checkpoint
 from .database import Schema, append_only, connection, establish, transaction
+from .payloads import Opening, SealedPayloads, SqliteRows
 
+SEALED = "sealed"  # the field of an entry's details that commits to its payload
+SHREDDED = "payloads.shredded"  # the action that says of how many payloads a key was deleted
 _PAGE = 1_000  # entries per read: a reader holds the lock for one page, or commits would wait for it
 _FIELDS = {"time": str, "actor": str, "action": str, "subject": str, "details": dict}
 _SCHEMA = Schema(
@@ -91,6 +96,28 @@ class Entry:
         return record
 
 
+def customer_key(customer: str) -> str:
+    """The holder of payloads about one customer, named as in the silo's tables: what `AuditLog.shred` takes."""
+    return f"customer {customer}"
+
+
+def study_key(digest: str) -> str:
+    """The holder of the free text that one study carries."""
+    return f"study {digest}"
+
+
+def commitment_in(record: Mapping[str, Any]) -> str | None:
+    """The commitment (base64) in an entry's record to its sealed payload; None if it has none."""
+    found = record["details"].get(SEALED)
+    return found if isinstance(found, str) else None
+
+
+def _shredded(record: Mapping[str, Any]) -> int:
+    """Of how many payloads this entry says that their key was deleted."""
+    count = record["details"].get("payloads") if record["action"] == SHREDDED else 0
+    return count if isinstance(count, int) else 0
+
+
 def origin_of(path: Path) -> str:
     """Whose log a file is, as it says itself.
 
@@ -112,6 +139,8 @@ class AuditLog:
         origin: the identity of the log, the first line of its checkpoints.
         create: False refuses a missing file instead.
         clock: where the time of an entry comes from (aware).
+        sealed: where the sealed payloads are; beside the file, by default: ``audit-payloads.db``, and their keys in
+            ``audit-keys/`` for ``audit.db``. Made with the first payload.
 
     Raises:
         InputError: not an audit log, or that of another origin.
@@ -119,7 +148,13 @@ class AuditLog:
     """
 
     def __init__(
-        self, path: Path, origin: str, *, create: bool = True, clock: Callable[[], datetime] = _now
+        self,
+        path: Path,
+        origin: str,
+        *,
+        create: bool = True,
+        clock: Callable[[], datetime] = _now,
+        sealed: SealedPayloads | None = None,
     ) -> None:
         if not origin or not origin.isprintable():
             raise InputError("the origin of a log is a printable line")
@@ -127,6 +162,9 @@ class AuditLog:
             raise InputError(f"{path}: no such audit log")
         self._path, self.origin, self._clock = path, origin, clock
         self._commit = GroupCommit(self._write)
+        self.payloads = sealed or SealedPayloads(
+            SqliteRows(path.with_name(f"{path.stem}-payloads.db")), path.with_name(f"{path.stem}-keys")
+        )
         establish(path, _SCHEMA, first=[("INSERT INTO log VALUES (?)", (origin,))])
         with connection(path) as db:
             found = db.execute("SELECT origin FROM log").fetchone()
@@ -135,13 +173,73 @@ class AuditLog:
 
     # ── writing ──────────────────────────────────────────────────────────────────────────────────
 
-    def append(self, actor: str, action: str, subject: str, details: Mapping[str, Any]) -> int:
+    def append(
+        self,
+        actor: str,
+        action: str,
+        subject: str,
+        details: Mapping[str, Any],
+        *,
+        sealed: Mapping[str, Any] | None = None,
+        key: str = "",
+    ) -> int:
         """Append one entry; it is on disk when the call returns. Returns its index.
 
+        Args:
+            details: what everybody may read, for good.
+            sealed: what may be shredded one day; the entry says ``details["sealed"]``, a commitment to it.
+            key: whose key seals it, e.g. ``customer_key("C00042")``; made if there is none. The entry doesn't name it,
+                so it may be a customer's identifier; put none into `subject` or `details`.
+
         Raises:
-            InputError: an empty actor or action, or details that are not canonical JSON.
+            InputError: an empty actor or action; details or payload that are not canonical JSON; ``sealed`` among the
+                details; a payload without a key, or a key without a payload.
         """
+        if SEALED in details:
+            raise InputError(
+                f"the details of an entry say {SEALED!r} only by way of append(…, sealed=…, key=…)"
+            )
+        if (sealed is None) != (key == ""):
+            raise InputError("a sealed payload and whose key seals it go together")
+        if sealed is not None:
+            _untimed((actor, action, subject, details))  # no payload is kept for an entry that can't be
+            # The payload first: a crash in between leaves one without an entry, and never the reverse.
+            details = {**details, SEALED: self.payloads.seal(key, sealed)}
         return self.append_many([(actor, action, subject, details)]).start
+
+    def open_payload(self, index: int) -> Opening | None:
+        """What entry `index` has sealed (``.payload``, with its salt); None once its key was shredded.
+
+        Raises:
+            InputError: no such entry, or it has sealed nothing.
+            VerificationError: the payload is missing, or is not what the entry commits to.
+        """
+        (entry,) = self.entries(index, index + 1)
+        commitment = commitment_in(entry.record)
+        if commitment is None:
+            raise InputError(f"entry {index} has no sealed payload")
+        return self.payloads.open(commitment)
+
+    def shred(self, actor: str, key: str) -> int:
+        """Delete the key of a holder: nobody can read its payloads any more. Returns how many there are.
+
+        The log says so first, with their number and no name (`SHREDDED`), and `check` counts: a key that was deleted
+        otherwise is found missing. 0 if there is no such key; then nothing is logged. Cut off in between, call again.
+        A holder that comes back gets a new key.
+
+        What it can't reach: backups of the keys' folder, which must expire within the time that erasure is promised in;
+        copies that a file system's journal or an SSD keeps (encrypt the disk); and what others were shown before.
+
+        Example::
+
+            log.append("bank-a", "consent.withdrawn", "customer", {"purpose": p}, sealed={"customer": c}, key=customer_key(c))
+            log.shred("bank-a", customer_key(c))
+
+        Raises:
+            InputError: the key can't be overwritten or removed; it may still be there.
+        """
+        announce = lambda count: self.append(actor, SHREDDED, "", {"payloads": count})
+        return self.payloads.shred(key, announce=announce) or 0
 
     def append_many(self, rows: Iterable[Row]) -> range:
         """Append all rows or none, in one transaction with one time. Returns their indices.
@@ -258,6 +356,8 @@ class AuditLog:
         2. There are as many entries and tree nodes as a log of this size has.
         3. Every entry has the five fields.
         4. Every stored node is the hash of what is below it.
+        5. Every sealed payload is there and hashes to its entry's commitment, or its key was shredded; and no more
+           keys are gone than the log says were shredded.
 
         Raises:
             VerificationError: any of them fails. (A log cut short or rebuilt passes: see `witness`.)
@@ -280,11 +380,15 @@ class AuditLog:
                 f"has {size} and {merkle.nodes_in(size)}"
             )
         edge: list[bytes] = []
+        closed = shredded = 0
         for low in range(0, size, _PAGE):
             high = min(low + _PAGE, size)
             stored = self._completed(low, high)
+            commitments: list[str] = []
             for entry in self.entries(low, high):
-                _ = entry.record  # 3.
+                record = entry.record  # 3.
+                shredded += _shredded(record)
+                commitments += [found for found in [commitment_in(record)] if found is not None]
                 computed, edge = merkle.grow(edge, entry.index, entry.leaf)
                 for level, index, value in computed:  # 4.
                     if stored.get((level, index)) != value:
@@ -292,6 +396,14 @@ class AuditLog:
                             f"{self._path}: entry {entry.index} is not what was logged "
                             f"(tree node {level}/{index} differs)"
                         )
+            closed += self.payloads.open_many(commitments).count(None)  # 5.
+        # Whoever shreds says so first: what was shredded meanwhile is among the entries that came meanwhile.
+        shredded += sum(_shredded(entry.record) for entry in self.entries(size))
+        if closed > shredded:
+            raise VerificationError(
+                f"{self._path}: {closed} sealed payloads can't be opened, and the log says that {shredded} were shredded",
+                remedy="restore the folder of keys from a backup: somebody deleted keys without a word",
+            )
 
     def _completed(self, low: int, high: int) -> dict[tuple[int, int], bytes]:
         """The stored nodes that entries [low, high) completed: their last leaf is one of these."""
