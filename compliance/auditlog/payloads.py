@@ -137,11 +137,21 @@ class SealedPayloads:
 
     Args:
         rows: where the sealed payloads lie; may be kept and backed up like the log.
-        keys: the folder of keys (mode 0700), made with the first of them. Its backups must expire.
+        keys: the folder of keys (mode 0700), made with the first of them. Its backups must expire. Without one, nothing
+            can be sealed, opened or shredded.
     """
 
-    def __init__(self, rows: Rows, keys: Path) -> None:
-        self._rows, self._keys = rows, keys
+    def __init__(self, rows: Rows, keys: Path | None) -> None:
+        self._rows, self._folder = rows, keys
+
+    @property
+    def _keys(self) -> Path:
+        if self._folder is None:
+            raise InputError(
+                f"{self._rows.place}: no folder for the keys of sealed payloads was named",
+                remedy="name one that only this process' user can read, and that is not in the database",
+            )
+        return self._folder
 
     def seal(self, holder: str, payload: Mapping[str, Any]) -> str:
         """Keep a payload under the key of `holder`, which is made if there is none. It is on disk on return.
