@@ -21,6 +21,7 @@ import hashlib
 import os
 import re
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 DEFAULT_SCHEMA = "foedus_log"
 LOCK_SECONDS = 30
 CONNECT_SECONDS = 10
+_IDLE_SECONDS = 0.2  # after which a session is asked whether it is there
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}", re.ASCII)
 _TABLES = {
     "log": (("origin", "text", True),),
@@ -123,7 +125,7 @@ class _Link:
     def __init__(self, url: str, name: str, schema: str) -> None:
         self._url, self._name, self._schema = url, name, schema
         self._db: psycopg.Connection[Any] | None = None
-        self._lock, self._pid = threading.Lock(), os.getpid()
+        self._lock, self._pid, self._used = threading.Lock(), os.getpid(), 0.0
 
     @contextmanager
     def __call__(self) -> Iterator[psycopg.Connection[Any]]:
@@ -134,17 +136,28 @@ class _Link:
             _of_a_parent.append(self._db)  # not closed: that would end the parent's session
             self._db, self._lock, self._pid = None, threading.Lock(), os.getpid()
         with self._lock:
-            if self._db is not None and self._db.closed:
-                self._db = None
             try:
-                self._db = self._db or self._open()
-                yield self._db
+                yield self._current()
+                self._used = time.monotonic()
             except psycopg.Error as error:
                 self.close()
                 raise self._ours(error) from error
             except BaseException:
                 self.close()
                 raise
+
+    def _current(self) -> psycopg.Connection[Any]:
+        """The session kept, if it still answers: the server may have been started anew meanwhile."""
+        import psycopg
+
+        if self._db is not None and time.monotonic() - self._used > _IDLE_SECONDS:
+            try:
+                self._db.execute("SELECT 1")
+            except psycopg.Error:
+                self.close()
+        if self._db is None or self._db.closed:
+            self._db = self._open()
+        return self._db
 
     def _open(self) -> psycopg.Connection[Any]:
         import psycopg
@@ -233,7 +246,7 @@ class PostgresStore:
 
     def __init__(self, url: str, origin: str, *, create: bool) -> None:
         base, _, schema = url.partition("#")
-        self._schema = schema or DEFAULT_SCHEMA
+        self._schema, self._statements = schema or DEFAULT_SCHEMA, dict[str, Any]()
         if not is_database(url) or not _NAME.fullmatch(self._schema):
             raise InputError(
                 "the log's database is no postgresql://ROLE@HOST/DATABASE, with #SCHEMA in lower-case letters, digits "
@@ -263,11 +276,13 @@ class PostgresStore:
             raise InputError(f"{self.name}: the log of {found[0]}, not of {origin}")
 
     def _sql(self, text: str) -> Any:
-        from psycopg import sql
+        """A statement of ours with the schema's name put in for ``{}`` or ``{0}``."""
+        if text not in self._statements:
+            from psycopg import sql
 
-        return sql.SQL(text).format(
-            *[sql.Identifier(self._schema)] * text.count("{}"), sql.Identifier(self._schema)
-        )
+            name = sql.Identifier(self._schema)
+            self._statements[text] = sql.SQL(text).format(*[name] * max(1, text.count("{}")))
+        return self._statements[text]
 
     def _take_lock(self, db: psycopg.Connection[Any]) -> None:
         db.execute("SELECT pg_advisory_xact_lock(%s)", (self._lock_key,))

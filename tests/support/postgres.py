@@ -19,6 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from foedus.compliance.auditlog import postgres
+from foedus.compliance.auditlog.log import AuditLog
+
+from . import log_attacks
 
 _DEBIAN = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 _numbers = count(1)
@@ -113,6 +116,46 @@ class Cluster:
         if self._user is None:
             return {}
         return {"user": self._user.pw_uid, "group": self._user.pw_gid, "extra_groups": [], "cwd": self.folder}
+
+
+class Ground:
+    """`log_attacks.Ground` in a database: one log, which its owner makes say what they like."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster, self._url = cluster, cluster.log()
+        self._schema = self._url.partition("#")[2]
+        AuditLog(self._url, log_attacks.ORIGIN)
+
+    def lay(self, base: log_attacks.Base, folder: Path) -> Path | str:
+        self.write(base.bodies, log_attacks.tree(base.bodies), "rebuilt")
+        return self._url
+
+    def write(self, bodies: log_attacks.Bodies, nodes: Sequence[log_attacks.Node], depth: str) -> None:
+        import psycopg
+        import psycopg.sql
+
+        entry, node = (psycopg.sql.Identifier(self._schema, table) for table in ("entry", "node"))
+        with psycopg.connect(self._cluster.url("owner")) as db, db.cursor() as cursor:
+            for table in (entry, node):
+                cursor.execute(psycopg.sql.SQL("ALTER TABLE {} DISABLE TRIGGER USER").format(table))
+            cursor.execute(psycopg.sql.SQL("DELETE FROM {}").format(entry))
+            insert = psycopg.sql.SQL("INSERT INTO {} VALUES (%s, %s)").format(entry)
+            cursor.executemany(insert, list(enumerate(bodies)))
+            if depth != "rows":
+                whole = depth == "rebuilt"
+                cursor.execute(psycopg.sql.SQL("DELETE FROM {} WHERE level = 0 OR %s").format(node), (whole,))
+                insert = psycopg.sql.SQL("INSERT INTO {} VALUES (%s, %s, %s)").format(node)
+                cursor.executemany(insert, [n for n in nodes if whole or n[0] == 0])
+            for table, name in (
+                (table, name)
+                for table in (entry, node)
+                for name in ("_insert", "_change", "_truncate")
+                if (table, name) != (node, "_insert")
+            ):
+                trigger = psycopg.sql.Identifier(("entry" if table is entry else "node") + name)
+                cursor.execute(
+                    psycopg.sql.SQL("ALTER TABLE {} ENABLE ALWAYS TRIGGER {}").format(table, trigger)
+                )
 
 
 @contextmanager
