@@ -11,8 +11,8 @@ import yaml
 from foedus import cli
 from foedus.compliance.auditlog.log import Entry
 from foedus.documents import digest
+from foedus.federation.log_table import table
 from foedus.server.client import ApiClient
-from foedus.server.log_cli import table
 
 from .conftest import World
 
