@@ -3,7 +3,7 @@
 Small files are replaced (`replace`). Files that several processes append to are SQLite's; every call opens its
 own connection and closes it, so any thread or process may call. Choices:
 
-- ``journal_mode=DELETE``. WAL with two writers can corrupt a file (the WAL-reset bug, SQLite 3.7.0
+- ``journal_mode=DELETE`` (the audit log keeps its journal's file: ``PERSIST``). WAL with two writers can corrupt a file (the WAL-reset bug, SQLite 3.7.0
   to 3.51.2: Debian 12 ships 3.40.1), its last commits may go with a power cut, and it makes one file three.
 - ``synchronous=EXTRA``: the journal is synced before the file is touched, the file before the journal is
   unlinked, *and the directory after that*; under FULL a power cut may bring the journal back, which would
@@ -25,6 +25,7 @@ from typing import Any
 from .errors import InputError
 
 BUSY_SECONDS = 30.0
+SYNCHRONOUS = "EXTRA"
 
 
 def replace(path: Path, data: bytes) -> None:
@@ -78,20 +79,41 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
         InputError: locked for 30 s, or others have it open in another journal mode.
         sqlite3.Error: anything else, inside the block too.
     """
-    uri = f"{path.resolve().as_uri()}?mode=rw"  # never creates: a lost file must not come back empty
     try:
-        with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)) as db:
-            db.execute("PRAGMA trusted_schema = OFF")
-            db.execute("PRAGMA cell_size_check = ON")
-            db.execute("PRAGMA synchronous = EXTRA")
-            (mode,) = db.execute("PRAGMA journal_mode = DELETE").fetchone()
-            if mode != "delete":
-                raise InputError(f"{path}: in journal mode {mode!r}, and others have it open")
+        with closing(connect(path)) as db:
             yield db
     except sqlite3.Error as error:
         if said(error, "SQLITE_BUSY", "SQLITE_LOCKED"):
             raise InputError(f"{path}: locked by another process for {BUSY_SECONDS:.0f} s") from error
         raise
+
+
+def connect(path: Path, *, journal: str = "DELETE", shared: bool = False) -> sqlite3.Connection:
+    """An open connection to an existing SQLite file, in autocommit; for whoever keeps it open and closes it.
+
+    Args:
+        journal: ``DELETE``, or ``PERSIST``: then the journal's file stays, its header overwritten, and a commit makes and
+            removes no file.
+        shared: threads will use it, one at a time.
+
+    Raises:
+        InputError: others have it open in another journal mode. sqlite3.Error: anything else.
+    """
+    uri = f"{path.resolve().as_uri()}?mode=rw"  # never creates: a lost file must not come back empty
+    db = sqlite3.connect(
+        uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=not shared
+    )
+    try:
+        db.execute("PRAGMA trusted_schema = OFF")
+        db.execute("PRAGMA cell_size_check = ON")
+        db.execute(f"PRAGMA synchronous = {SYNCHRONOUS}")
+        (mode,) = db.execute(f"PRAGMA journal_mode = {journal}").fetchone()
+        if mode != journal.lower():
+            raise InputError(f"{path}: in journal mode {mode!r}, and others have it open")
+    except BaseException:
+        db.close()
+        raise
+    return db
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import numpy as np
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from ..compliance.auditlog.log import study_key
 from ..compliance.lineage import Dataset as Table
 from ..compliance.lineage import Lineage, privacy_facet
 from ..documents import Envelope, canonical
@@ -207,13 +208,14 @@ class SiloApp:
             permit.digest,
             {
                 "run": request.run,
-                "title": study.title,
                 "author": study.author,
                 "purpose": study.purpose,
                 "mode": study.privacy.mode.name,
                 "epsilon": price(study, treaty),
                 "question": self.guard.describe(permit, customers),
             },
+            sealed={"title": study.title},
+            key=study_key(permit.digest),
         )
         if earlier is None:
             self._emit(run, "START")

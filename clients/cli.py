@@ -43,6 +43,38 @@ def init(
     )
 
 
+@node_app.command()
+def log(
+    directory: Directory,
+    since: Annotated[int, typer.Option(help="Only entries from this index on.", min=0)] = 0,
+) -> None:
+    """Show the node's own audit log, once all of it is recomputed: what it accepted, refused and sent, and consents.
+
+    What entries have sealed about customers and studies is opened and shown: it is for this node's people. After a
+    customer's erasure it says: shredded. Exits 4 if entries, tree, payloads or keys are not what they were.
+
+    Example: foedus node log node
+    """
+    from ..compliance.auditlog.log import AuditLog, commitment_in
+    from ..federation.log_table import table, with_sealed
+    from .home import Home
+
+    home = Home.load(directory)
+    audit = AuditLog(home.path / "audit.db", f"foedus node {home.party}", create=False)
+    audit.check()
+    shown = []
+    for entry in audit.entries(min(since, audit.size)):
+        record = entry.record
+        if commitment_in(record) is not None:
+            opening = audit.open_payload(entry.index)
+            record = with_sealed(record, None if opening is None else opening.payload)
+        shown.append((entry.index, record))
+    for line in table(shown):
+        typer.echo(line)
+    typer.echo(f"{audit.size} entries, recomputed:")
+    typer.echo(audit.root().hex())
+
+
 @node_app.command("party")
 def party_block(directory: Directory) -> None:
     """Print your block of the treaty: name and two public keys, to paste under `parties:`.

@@ -12,6 +12,7 @@ from rich.console import Console
 if TYPE_CHECKING:
     from ..compliance.consent import ConsentRegister
     from ..documents import Envelope
+    from .consent_log import ConsentLog
     from .home import Home
 
 consent_app = typer.Typer(no_args_is_help=True, help="Keep the consents of a silo's customers.")
@@ -72,21 +73,19 @@ def grant(
     """
     from ..compliance.consent import Grant
 
-    (record,) = _register(directory).grant_many(
-        [
-            Grant(
-                subject,
-                purpose,
-                notice,
-                expires_at=None if expires is None else _moment(expires),
-                method="cli",
-                sensitive=sensitive,
-                sharing=tuple(share or ()),
-                born=None if born is None else _day(born),
-                guardian=guardian,
-            )
-        ]
+    register, log = _register(directory), _log(directory)
+    given = Grant(
+        subject,
+        purpose,
+        notice,
+        expires_at=None if expires is None else _moment(expires),
+        method="cli",
+        sensitive=sensitive,
+        sharing=tuple(share or ()),
+        born=None if born is None else _day(born),
+        guardian=guardian,
     )
+    (record,) = register.grant_many([given], record=log.granted(given))
     typer.echo(f"recorded {record}")
 
 
@@ -96,7 +95,10 @@ def withdraw(directory: Directory, subject: Subject, purpose: Purpose) -> None:
 
     Example: foedus consent withdraw node C00042 --purpose dpv:CustomerRelationshipManagement
     """
-    _register(directory).withdraw(subject, purpose)
+    from ..compliance.consent import Withdrawal
+
+    register, log = _register(directory), _log(directory)
+    register.withdraw(subject, purpose, record=log.withdrawn(Withdrawal(subject, purpose), "cli"))
     typer.echo(f"withdrawn; {subject} is in no cohort for {purpose} from the next round on")
 
 
@@ -122,7 +124,10 @@ def import_(
     """
     from .consent_sql import read
 
-    count = _register(directory).take_in(read(file, query))
+    register, log = _register(directory), _log(directory)
+    count = register.take_in(
+        read(file, query), record=lambda rows: log.imported(rows, file.suffix.lstrip(".").lower())()
+    )
     typer.echo(f"took in {count} records")
 
 
@@ -284,13 +289,19 @@ def serve(
     register, file = _register(directory), _home(directory).path / "webhook.key"
     secret = load_secret(file)
     typer.echo(f"http://{host}:{port}/events, signed with the secret in {file}")
-    run(register, secret, host, port)
+    run(register, secret, host, port, _log(directory))
 
 
 def _home(directory: Path) -> Home:
     from .home import Home
 
     return Home.load(directory)
+
+
+def _log(directory: Path) -> ConsentLog:
+    from .consent_log import ConsentLog
+
+    return ConsentLog(_home(directory))
 
 
 def _register(directory: Path) -> ConsentRegister:

@@ -12,7 +12,7 @@ with the fields of `compliance.consent.rows`, all text. What is done, in this or
 1. at most 64 KiB are read;                                            else 413
 2. the timestamp is within five minutes of our clock, the signature holds;   else 401
 3. the body is such an event;                                          else 422, naming the field
-4. event and id are on disk, in one transaction;                       409 if that id, or a grant of that
+4. the node's audit log says so, then event and id are on disk, in one transaction;                       409 if that id, or a grant of that
    instant, says something else; 503 if the register can't be written now: send it again
 5. 200 ``{"event": id, "taken": true}``; ``false`` where it was here already.
 
@@ -37,12 +37,13 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
-from ..compliance.consent import Change, ConsentRegister, Withdrawal
+from ..compliance.consent import Change, ConsentRegister, Grant, Withdrawal
 from ..compliance.consent.records import FieldError, micros
 from ..compliance.consent.rows import OPTIONAL, REQUIRED, grant_of
 from ..compliance.consent.store import Conflict
 from ..documents import ensure_private_file, parse_json, read_private_file
 from ..errors import FoedusError, InputError
+from .consent_log import ConsentLog
 
 MAX_BYTES = 64 * 1024
 WINDOW_SECONDS = 300
@@ -77,9 +78,17 @@ def signature(secret: bytes, event: str, timestamp: str, body: bytes) -> str:
 
 
 def create_app(
-    register: ConsentRegister, secret: bytes, *, clock: Callable[[], float] = time.time
+    register: ConsentRegister,
+    secret: bytes,
+    *,
+    clock: Callable[[], float] = time.time,
+    log: ConsentLog | None = None,
 ) -> FastAPI:
-    """The server's application."""
+    """The server's application.
+
+    Args:
+        log: the node's, where each event is noted.
+    """
     app = FastAPI(openapi_url=None)
 
     @app.get("/health")
@@ -96,15 +105,15 @@ def create_app(
         event = request.headers.get("webhook-id", "")
         if not _authentic(request.headers, event, body, secret, clock()):  # 2
             return _no(401, "not signed with our secret, or not within five minutes of our clock")
-        return await run_in_threadpool(_take, register, event, body)
+        return await run_in_threadpool(_take, register, event, body, log)
 
     return app
 
 
-def _take(register: ConsentRegister, event: str, body: bytes) -> JSONResponse:
+def _take(register: ConsentRegister, event: str, body: bytes, log: ConsentLog | None) -> JSONResponse:
     try:
         change = _parsed(event, body)  # 3
-        taken = register.take_event(change)  # 4
+        taken = register.take_event(change, record=_noted(log, change.what))  # 4
     except Conflict as error:
         return _no(409, error.message)
     except FieldError as error:
@@ -113,6 +122,12 @@ def _take(register: ConsentRegister, event: str, body: bytes) -> JSONResponse:
         _log.error("the event %r is not taken: %s", event, error.message)
         return _no(503, "the register can't be written now; send it again")
     return JSONResponse({"event": event, "taken": taken})  # 5
+
+
+def _noted(log: ConsentLog | None, what: Grant | Withdrawal) -> Callable[[], object]:
+    if log is None:
+        return lambda: None
+    return log.granted(what) if isinstance(what, Grant) else log.withdrawn(what, "webhook")
 
 
 def _authentic(headers: Mapping[str, str], event: str, body: bytes, secret: bytes, now: float) -> bool:
@@ -159,8 +174,10 @@ def _no(status: int, problem: str, **more: str) -> JSONResponse:
     return JSONResponse({"problem": problem, **more}, status_code=status)
 
 
-def serve(register: ConsentRegister, secret: bytes, host: str, port: int) -> None:
+def serve(register: ConsentRegister, secret: bytes, host: str, port: int, log: ConsentLog) -> None:
     """Serve until interrupted."""
     import uvicorn
 
-    uvicorn.run(create_app(register, secret), host=host, port=port, log_level="warning", access_log=False)
+    uvicorn.run(
+        create_app(register, secret, log=log), host=host, port=port, log_level="warning", access_log=False
+    )

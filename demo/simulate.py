@@ -9,7 +9,7 @@ from typing import Any
 
 from ..clients.app import SiloApp
 from ..clients.home import Home
-from ..compliance.auditlog.log import AuditLog
+from ..compliance.auditlog.log import AuditLog, study_key
 from ..documents import Envelope, SigningKey
 from ..federation.modes import Sampler
 from ..federation.simulation import RUN_ID, Drop, LocalGrid
@@ -44,7 +44,14 @@ def prepare(
     """Silos on an in-process Grid and an approved study in the coordinator's hands."""
     study, envelope = world.sign_study(draft)
     log = AuditLog(world.server / "audit.db", world.treaty.coordinator.origin)
-    log.append(draft.author, "study.submitted", envelope.digest, {"title": study.title})
+    log.append(
+        draft.author,
+        "study.submitted",
+        envelope.digest,
+        {},
+        sealed={"title": study.title},
+        key=study_key(envelope.digest),
+    )
     given = (
         approvals(study, envelope.digest)
         if approvals is not None

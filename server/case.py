@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..compliance.auditlog.log import AuditLog, Entry
+from ..compliance.auditlog.log import AuditLog, Entry, study_key
 from ..compliance.treaty import Treaty
 from ..documents import Envelope, Payload, SigningKey, b64
 from ..errors import InputError, VerificationError
@@ -78,10 +78,18 @@ class Case:
 
     # ── the audit log ────────────────────────────────────────────────────────────────────────────
 
-    def record(self, action: str, details: Mapping[str, Any], *, once: tuple[str, ...] = ()) -> None:
+    def record(
+        self,
+        action: str,
+        details: Mapping[str, Any],
+        *,
+        once: tuple[str, ...] = (),
+        sealed: Mapping[str, Any] | None = None,
+    ) -> None:
         """An entry in the audit log, unless an earlier attempt has made it.
 
         Args:
+            sealed: free text, under the study's key; such an entry is not compared with one that was made before.
             once: the details that tell one entry of this action from another; there is one, by default.
 
         Raises:
@@ -90,12 +98,14 @@ class Case:
         whole = {"run": self.run, **details}
         for said, logged in self._entries:
             if said == action and all(logged.get(name) == whole[name] for name in once):
-                if logged != whole:
+                if logged != whole and sealed is None:
                     raise VerificationError(
                         f"run {self.run}: the audit log has another {action!r} than its checkpoint gives"
                     )
                 return
-        index = self.log.append("coordinator", action, self.study_envelope.digest, whole)
+        digest = self.study_envelope.digest
+        key = "" if sealed is None else study_key(digest)
+        index = self.log.append("coordinator", action, digest, whole, sealed=sealed, key=key)
         for entry in self.log.entries(index, index + 1):
             self._anchors |= dict.fromkeys(ledger_heads.silos_in(entry.record), entry)
         self._entries.append((action, whole))

@@ -15,10 +15,10 @@ import typer
 from rich.console import Console
 
 from ..compliance import treaty as treaties
-from ..compliance.auditlog.log import AuditLog
 from ..documents import SigningKey
 from ..errors import InputError
 from .auth import Role, issue
+from .log_place import choose, open_log
 from .store import Store
 from .study_cli import study_app
 
@@ -34,6 +34,13 @@ def init(
     home: Home,
     treaty: Annotated[
         Path | None, typer.Option(help="The treaty, signed by every party.", show_default=False)
+    ] = None,
+    log_database: Annotated[
+        str | None,
+        typer.Option(
+            help="Keep the audit log there, postgresql://ROLE@HOST/DATABASE; see log-sql. With --treaty.",
+            show_default="HOME/audit.db",
+        ),
     ] = None,
 ) -> None:
     """Make the server's directory: its key first, then its treaty.
@@ -55,6 +62,8 @@ def init(
         out.print(f"made the key [bold]{path}[/]")
     key = SigningKey.load(path)
     if treaty is None:
+        if log_database is not None:
+            raise InputError("--log-database needs --treaty: it names the log", remedy="give both")
         out.print(f"public key for the treaty's coordinator:\n{key.public}", highlight=False, soft_wrap=True)
         return
     document, content = treaties.load(treaty)
@@ -68,10 +77,52 @@ def init(
     if kept.resolve() != treaty.resolve():
         shutil.copyfile(treaty, kept)
     (home / "evidence").mkdir(exist_ok=True)
-    AuditLog(home / "audit.db", content.coordinator.origin)
+    if log_database is not None:
+        choose(home, log_database, content.coordinator.origin)
+    open_log(home, content.coordinator.origin)
     Store(home / "server.db").close()
     (home / "server.db").chmod(0o600)
     out.print(f"{home} serves the treaty [bold]{content.name}[/] {document.digest[:12]}", highlight=False)
+
+
+@server_app.command("log-sql")
+def log_sql(
+    role: Annotated[str, typer.Option(help="The role that the server will connect as.", show_default=False)],
+    schema: Annotated[str, typer.Option(help="The schema to make; one log each.")] = "foedus_log",
+) -> None:
+    """Print the SQL that makes an empty audit log in PostgreSQL, for the database's owner to run.
+
+    The role must exist, and must own nothing there: it may SELECT and INSERT, and triggers refuse the rest to everybody.
+
+    Example: foedus server log-sql --role foedus_app | psql --dbname foedus
+    """
+    from ..compliance.auditlog.postgres import ddl
+
+    typer.echo(ddl(role, schema), nl=False)
+
+
+@server_app.command("shred-study")
+def shred_study(
+    home: Home,
+    study: Annotated[str, typer.Argument(help="The study's digest, all of it.", show_default=False)],
+) -> None:
+    """Delete the key of the free text that a study has in the audit log: its title, why it failed. The log still verifies.
+
+    Ask the backups of HOME/audit-keys to expire, too: who has one of them can still read the text. Evidence and the
+    study's own document are not touched.
+
+    Example: foedus server shred-study coordinator 3f2a9c01d4…
+    """
+    from ..compliance.auditlog.log import study_key
+
+    if len(study) != 64 or not set(study) <= set("0123456789abcdef"):
+        raise InputError(
+            "a study whose text is shredded is named by all 64 digits of its digest",
+            remedy="`foedus study list` shows it",
+        )
+    _, content = treaties.load(home / "treaty.json")
+    count = open_log(home, content.coordinator.origin, create=False).shred("server", study_key(study))
+    typer.echo(f"shredded {count} texts" if count else "no text of this study is sealed")
 
 
 @server_app.command()
@@ -86,7 +137,7 @@ def token(
     Example: foedus server token coordinator --name alice --role scientist > alice.token
     """
     _, content = treaties.load(home / "treaty.json")
-    log = AuditLog(home / "audit.db", content.coordinator.origin, create=False)
+    log = open_log(home, content.coordinator.origin, create=False)
     text, row = issue(name, role, days)
     details = {"name": row.name, "role": row.role, "expires": row.expires}
     with Store(home / "server.db") as store:

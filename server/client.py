@@ -20,7 +20,8 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 
-from ..compliance.auditlog.log import Entry
+from ..compliance.auditlog.log import Entry, commitment_in
+from ..compliance.auditlog.payloads import Opening, verify_opening
 from ..documents import Envelope, canonical, parse_json, unb64
 from ..errors import FoedusError, InputError, Refused, Unreachable, VerificationError
 
@@ -217,6 +218,25 @@ class ApiClient:
             for found in page["entries"]:
                 yield Entry(found["index"], found["body"].encode())
             start = page["end"]
+
+    def payload(self, entry: Entry) -> dict[str, Any] | None:
+        """What an entry has sealed, checked against its commitment; None if it was shredded.
+
+        Raises:
+            VerificationError: the server shows something else.
+        """
+        commitment = commitment_in(entry.record)
+        if commitment is None:
+            raise InputError(f"entry {entry.index} has no sealed payload")
+        found = self._json("GET", f"/v1/log/payload?index={entry.index}")
+        try:
+            if found["shredded"]:
+                return None
+            opening = Opening(unb64(found["salt"], what="salt"), dict(found["payload"]))
+        except (KeyError, TypeError, ValueError, InputError) as error:
+            raise VerificationError("the server's answer is not what an entry has sealed") from error
+        verify_opening(commitment, opening)
+        return opening.payload
 
     def consistency_proof(self, old: int, new: int) -> list[bytes]:
         """That the log of `old` entries is a prefix of that of `new`."""

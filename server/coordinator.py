@@ -15,7 +15,6 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from ..compliance import treaty as treaties
-from ..compliance.auditlog.log import AuditLog
 from ..documents import Envelope, SigningKey
 from ..errors import Abandoned, FoedusError, InputError, Unreachable
 from ..federation import limits
@@ -27,6 +26,7 @@ from . import checkpoint
 from .batches import Batches, connected
 from .case import Case
 from .checkpoint import Checkpoint
+from .log_place import open_log
 from .release import release, sum_digest
 from .store import TERMINAL, Store
 
@@ -190,7 +190,7 @@ def _case(home: Path, store: Store, digest: str, run: str, *, resumed: bool) -> 
         approvals=store.approvals(digest),
         run=run,
         key=SigningKey.load(home / "server.key"),
-        log=AuditLog(home / "audit.db", treaty.coordinator.origin),
+        log=open_log(home, treaty.coordinator.origin),
         out=home / "evidence" / digest[:16] / run,
         kept=Checkpoint(checkpoint.place(home, run), study=digest, run=run),
         heads=store.heads(),
@@ -223,7 +223,7 @@ def _carry(grid: Grid, case: Case, store: Store, home: Path) -> None:
 
 def _log_failure(case: Case, reason: str) -> None:
     if case.ended() is None:
-        case.record("run.failed", {"reason": reason})
+        case.record("run.failed", {}, sealed={"reason": reason})
 
 
 def _await_run(store: Store, run: str, attempt: str, *, seconds: float = 30.0) -> None:

@@ -5,7 +5,8 @@
     HOME/treaty.json   the treaty, signed by every party
     HOME/server.key    Ed25519; its public key is the treaty's coordinator
     HOME/server.db     tokens, studies, approvals, runs (store/)
-    HOME/audit.db      the audit log
+    HOME/audit.db      the audit log, or HOME/log-database: where it is (`log_place`)
+    HOME/audit-keys/   the keys of what entries have sealed; their payloads: audit-payloads.db
     HOME/watch.db      what the watch of the log has learned, its alerts and blocks; watch.yaml its settings
     HOME/evidence/     released files, a directory per study
 """
@@ -24,6 +25,7 @@ from ..compliance.auditlog.log import AuditLog
 from ..compliance.treaty import Treaty
 from ..documents import Envelope, SigningKey
 from ..errors import FoedusError, InputError, VerificationError
+from .log_place import open_log
 from .problems import TooLarge
 from .registry import Registry
 from .runs import Runs, SuperLink
@@ -79,7 +81,7 @@ class Desk:
         store = Store(home / "server.db")
         try:
             # A log that was lost must not come back empty: its studies were logged before they were kept.
-            log = AuditLog(home / "audit.db", treaty.coordinator.origin, create=not store.studies())
+            log = open_log(home, treaty.coordinator.origin, create=not store.studies())
         except FoedusError:
             store.close()
             raise

@@ -6,26 +6,21 @@ coordinator of the reader's own treaty signed.
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from ..compliance import treaty as treaties
 from ..compliance.auditlog.checkpoint import Checkpoint, open_checkpoint
-from ..compliance.auditlog.log import Entry
+from ..compliance.auditlog.log import Entry, commitment_in
 from ..compliance.auditlog.merkle import root_from_leaves
 from ..compliance.treaty import Coordinator
 from ..errors import InputError, VerificationError
+from ..federation.log_table import table, with_sealed
 from .client import ApiClient
 from .study_cli import DEFAULT_SERVER, Ca, Server, TokenFile, TreatyFile, connect
 
 log_app = typer.Typer(no_args_is_help=True, help="Read the server's audit log, verified.")
-
-_WIDTH = 80
-_LINE = "{:>6}  {:19}  {:13}  {:17}  {:12}"  # 75 columns
-_SHORT = 12  # digits of a digest
 
 
 @log_app.callback()
@@ -46,17 +41,21 @@ def show(
 ) -> None:
     """Show the audit log, once all of it hashes to the head that the treaty's coordinator signed.
 
-    Exits 4 if it does not. --study and --since choose what is printed; everything is checked.
+    Exits 4 if it does not. --study and --since choose what is printed; everything is checked. What an entry has sealed
+    is shown if it hashes to the entry's commitment, or as shredded.
 
     Example: foedus log show --treaty treaty.json --study 3f2a9c01 --token-file dora.token --ca ca.crt
     """
     _, content = treaties.load(treaty)
     with connect(server, token_file, ca) as client:
         head, entries = verified(client, content.coordinator)
-    if since > head.size:
-        raise InputError(f"the log has {head.size} entries: there is no entry {since}")
-    records = [(entry.index, entry.record) for entry in entries]
-    chosen = [(i, r) for i, r in records if i >= since and (study is None or r["subject"].startswith(study))]
+        if since > head.size:
+            raise InputError(f"the log has {head.size} entries: there is no entry {since}")
+        chosen = [
+            (e.index, with_sealed(record, client.payload(e)) if commitment_in(record) else record)
+            for e in entries[since:]
+            if (record := e.record) and (study is None or record["subject"].startswith(study))
+        ]
     if study is not None and not chosen:
         raise InputError(f"the log has no entry about study {study}", remedy="`foedus study list` shows all")
     for line in table(chosen):
@@ -89,43 +88,3 @@ def verified(client: ApiClient, coordinator: Coordinator) -> tuple[Checkpoint, l
             remedy="keep what you see, and compare heads with the other partners' officers",
         )
     return head, entries
-
-
-def table(records: Iterable[tuple[int, Mapping[str, Any]]]) -> Iterable[str]:
-    """Lines of at most 80 columns: an entry, and under it its details."""
-    yield _LINE.format("#", "time (UTC)", "actor", "action", "subject").rstrip()
-    for index, record in records:
-        time = str(record["time"])[:19].replace("T", " ")
-        cells = (
-            _cut(record["actor"], 13),
-            _cut(record["action"], 17),
-            _cut(_shortened(record["subject"]), 12),
-        )
-        yield _LINE.format(index, _plain(time), *cells).rstrip()
-        details = ", ".join(f"{name} {_compact(value)}" for name, value in record["details"].items())
-        yield from textwrap.wrap(
-            _plain(details), _WIDTH, initial_indent=" " * 8, subsequent_indent=" " * 8, break_on_hyphens=False
-        )
-
-
-def _compact(value: object) -> str:
-    if isinstance(value, list):
-        return " ".join(_compact(v) for v in value) or "none"
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{k} {_compact(v)}" for k, v in value.items()) + "}"
-    return f"{value:.6g}" if isinstance(value, float) else _shortened(str(value))
-
-
-def _shortened(text: str) -> str:
-    """A digest by its first digits; anything else as it is."""
-    return text[:_SHORT] if len(text) == 64 and set(text) <= set("0123456789abcdef") else text
-
-
-def _cut(text: str, width: int) -> str:
-    plain = _plain(text)
-    return plain if len(plain) <= width else plain[: width - 1] + "…"
-
-
-def _plain(text: str) -> str:
-    """Without what would steer a terminal: the entries are somebody else's text."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

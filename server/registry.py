@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from ..compliance import approvals
 from ..compliance.anomalies.patrol import Patrol
-from ..compliance.auditlog.log import AuditLog
+from ..compliance.auditlog.log import AuditLog, study_key
 from ..compliance.treaty import Treaty
 from ..documents import Envelope
 from ..errors import FoedusError, InputError, Refused
@@ -63,7 +63,6 @@ class Registry:
             study = limits.verify(envelope, self._treaty, self._treaty_digest)
             self._patrol.admit(study.author)
             details = {
-                "title": study.title,
                 "author": study.author,
                 "purpose": study.purpose,
                 "epsilon": study.privacy.epsilon,
@@ -74,7 +73,14 @@ class Registry:
                 author=study.author,
                 title=study.title,
                 submitted_by=actor,
-                record=lambda: self._audit.append(actor, "study.submitted", digest, details),
+                record=lambda: self._audit.append(
+                    actor,
+                    "study.submitted",
+                    digest,
+                    details,
+                    sealed={"title": study.title},
+                    key=study_key(digest),
+                ),
             )
         return self.find(digest)
 

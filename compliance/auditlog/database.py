@@ -98,7 +98,7 @@ def connection(path: Path) -> Iterator[sqlite3.Connection]:
         with durable.opened(path) as db:
             yield db
     except sqlite3.Error as error:
-        raise _ours(path, error) from error
+        raise ours(path, error) from error
 
 
 @contextmanager
@@ -108,7 +108,14 @@ def transaction(path: Path) -> Iterator[sqlite3.Connection]:
         yield db
 
 
-def _ours(path: Path, error: sqlite3.Error) -> FoedusError:
+def ours(path: Path, error: sqlite3.Error) -> FoedusError:
+    """What SQLite says of a file, in our words."""
+    if durable.said(error, "SQLITE_BUSY", "SQLITE_LOCKED"):
+        return InputError(f"{path}: locked by another process for {durable.BUSY_SECONDS:.0f} s")
+    if durable.said(error, "SQLITE_FULL"):
+        return InputError(
+            f"{path}: the disk is full; nothing was written", remedy="free some space, and try again"
+        )
     if durable.said(error, "SQLITE_NOTADB"):
         return InputError(f"{path}: not an SQLite file")
     if durable.said(error, "SQLITE_CORRUPT", "SQLITE_CONSTRAINT", "SQLITE_MISMATCH"):

@@ -22,11 +22,11 @@ import hashlib
 import hmac
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -48,9 +48,65 @@ _SCHEMA = Schema(
             "CREATE TABLE payload (commitment BLOB PRIMARY KEY CHECK (length(commitment) = 32), "
             "key_id TEXT NOT NULL, sealed BLOB NOT NULL) STRICT, WITHOUT ROWID"
         ),
+        "CREATE INDEX payload_key ON payload (key_id)",
         *append_only("payload", "EXISTS (SELECT 1 FROM payload WHERE commitment = NEW.commitment)", "ABORT"),
     ),
 )
+
+Sealed = tuple[str, bytes]
+"""``(key id, nonce ‖ ciphertext)``."""
+
+
+class Rows(Protocol):
+    """Where sealed payloads lie, append-only. `place` names it in messages."""
+
+    @property
+    def place(self) -> str: ...
+
+    def add(self, commitment: bytes, sealed: Sealed) -> None:
+        """On disk on return."""
+
+    def get(self, commitments: Iterable[bytes]) -> dict[bytes, Sealed]:
+        """Those of them that are there."""
+
+    def count(self, key_id: str) -> int:
+        """How many there are under a key."""
+
+
+class SqliteRows:
+    """`Rows` in an SQLite file, made with the first of them."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        if path.exists():
+            establish(path, _SCHEMA)
+
+    @property
+    def place(self) -> str:
+        return str(self._path)
+
+    def add(self, commitment: bytes, sealed: Sealed) -> None:
+        if not self._path.exists():
+            establish(self._path, _SCHEMA)
+        with transaction(self._path) as db:
+            db.execute("INSERT INTO payload VALUES (?, ?, ?)", (commitment, *sealed))
+
+    def get(self, commitments: Iterable[bytes]) -> dict[bytes, Sealed]:
+        if not self._path.exists():
+            return {}
+        found: dict[bytes, Sealed] = {}
+        with connection(self._path) as db:
+            for one in commitments:
+                row = db.execute("SELECT key_id, sealed FROM payload WHERE commitment = ?", (one,)).fetchone()
+                if row is not None:
+                    found[one] = (str(row[0]), bytes(row[1]))
+        return found
+
+    def count(self, key_id: str) -> int:
+        if not self._path.exists():
+            return 0
+        with connection(self._path) as db:
+            return int(db.execute("SELECT count(*) FROM payload WHERE key_id = ?", (key_id,)).fetchone()[0])
 
 
 @dataclass(frozen=True)
@@ -77,23 +133,25 @@ def verify_opening(commitment: str, opening: Opening) -> None:
 
 
 class SealedPayloads:
-    """Payloads in a file, keys in a folder of their own; threads and processes may share them.
+    """Payloads in a store, keys in a folder of their own; threads and processes may share them.
 
     Args:
-        path: the file of the sealed payloads; made if there is none. It may be kept and backed up like the log.
-        keys: the folder of keys (mode 0700); made if there is none. Its backups must expire.
+        rows: where the sealed payloads lie; may be kept and backed up like the log.
+        keys: the folder of keys (mode 0700), made with the first of them. Its backups must expire. Without one, nothing
+            can be sealed, opened or shredded.
     """
 
-    def __init__(self, path: Path, keys: Path) -> None:
-        self._path, self._keys = path, keys
-        establish(path, _SCHEMA)
-        try:
-            keys.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with self._lock():
-                if not (keys / "salt").exists():
-                    _write_new(keys / "salt", os.urandom(_SALT_BYTES))
-        except OSError as error:
-            raise InputError(f"{keys}: {error.strerror or error}") from error
+    def __init__(self, rows: Rows, keys: Path | None) -> None:
+        self._rows, self._folder = rows, keys
+
+    @property
+    def _keys(self) -> Path:
+        if self._folder is None:
+            raise InputError(
+                f"{self._rows.place}: no folder for the keys of sealed payloads was named",
+                remedy="name one that only this process' user can read, and that is not in the database",
+            )
+        return self._folder
 
     def seal(self, holder: str, payload: Mapping[str, Any]) -> str:
         """Keep a payload under the key of `holder`, which is made if there is none. It is on disk on return.
@@ -113,11 +171,11 @@ class SealedPayloads:
             )
         text, salt, nonce = canonical(dict(payload)), os.urandom(_SALT_BYTES), os.urandom(_NONCE_BYTES)
         commitment = _commit(salt, text)
+        self._make()
         with self._lock():  # so that no key is deleted between its look-up and the payload's commit
             key_id, key = self._key_of(holder)
             sealed = nonce + AESGCM(key).encrypt(nonce, salt + text, commitment)
-            with transaction(self._path) as db:
-                db.execute("INSERT INTO payload VALUES (?, ?, ?)", (commitment, key_id, sealed))
+            self._rows.add(commitment, (key_id, sealed))
         return b64(commitment)
 
     def open(self, commitment: str) -> Opening | None:
@@ -126,45 +184,79 @@ class SealedPayloads:
         Raises:
             VerificationError: the payload is missing, was changed, or is not what the commitment says.
         """
-        wanted = _bytes(commitment)
-        with connection(self._path) as db:
-            row = db.execute("SELECT key_id, sealed FROM payload WHERE commitment = ?", (wanted,)).fetchone()
-        if row is None:
+        return self.open_many([commitment])[0]
+
+    def open_many(self, commitments: Iterable[str]) -> list[Opening | None]:
+        """`open` of each, in one reading."""
+        wanted = [_bytes(one) for one in commitments]
+        rows = self._rows.get(wanted) if wanted else {}
+        keys: dict[str, bytes | None] = {}
+        if rows:
+            self._make()
+            with self._lock():  # not while a key is being overwritten
+                keys = {key_id: self._key(key_id) for key_id, _ in rows.values()}
+        return [self._opened(one, rows, keys) for one in wanted]
+
+    def _opened(
+        self, wanted: bytes, rows: Mapping[bytes, Sealed], keys: Mapping[str, bytes | None]
+    ) -> Opening | None:
+        if wanted not in rows:
             raise VerificationError(
-                f"{self._path}: no payload of the commitment {commitment}",
-                remedy="restore the file from a backup: payloads are never removed, only their keys are",
+                f"{self._rows.place}: no payload of the commitment {b64(wanted)}",
+                remedy="restore it from a backup: payloads are never removed, only their keys are",
             )
-        with self._lock():  # not while the key is being overwritten
-            key = self._key(row[0])
+        key_id, sealed = rows[wanted]
+        key = keys[key_id]
         if key is None:
             return None
-        sealed = bytes(row[1])
         try:
             plain = AESGCM(key).decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], wanted)
             opening = Opening(plain[:_SALT_BYTES], parse_json(plain[_SALT_BYTES:]))
         except (InvalidTag, InputError, ValueError) as error:
-            raise VerificationError(f"{self._path}: the payload of {commitment} was changed") from error
-        verify_opening(commitment, opening)
+            raise VerificationError(
+                f"{self._rows.place}: the payload of {b64(wanted)} was changed"
+            ) from error
+        verify_opening(b64(wanted), opening)
         return opening
 
-    def shred(self, holder: str) -> bool:
-        """Delete the key of `holder`: its payloads can't be read again. Whether there was one.
+    def shred(self, holder: str, *, announce: Callable[[int], object] = lambda count: None) -> int | None:
+        """Delete the key of `holder`: its payloads can't be read again. How many there are; None without a key.
 
         A holder that comes back gets a new key; what was shredded stays so.
+
+        Args:
+            announce: called with the number of payloads before the key is touched; if it raises, nothing is.
+
+        Raises:
+            InputError: the key can't be overwritten or removed; it may still be there.
         """
+        if not self._keys.exists():
+            return None
         with self._lock():
             name = self._name_path(holder)
             found = self._read(name)
             if found is None:
-                return False
+                return None
             key = self._key_path(found.decode())
-            there = key.exists()
+            count = self._rows.count(found.decode())
+            announce(count)
             # The key first: cut off in between, the name leads to no key, and another call ends the work.
             _overwrite_and_remove(key, _KEY_BYTES)
             _overwrite_and_remove(name, len(found))
-            return there
+            return count
 
     # ── keys ─────────────────────────────────────────────────────────────────────────────────────
+
+    def _make(self) -> None:
+        """The folder and its salt, if they are not there."""
+        try:
+            if not (self._keys / "salt").exists():
+                self._keys.mkdir(mode=0o700, parents=True, exist_ok=True)
+                with self._lock():
+                    if not (self._keys / "salt").exists():
+                        _write_new(self._keys / "salt", os.urandom(_SALT_BYTES))
+        except OSError as error:
+            raise InputError(f"{self._keys}: {error.strerror or error}") from error
 
     def _key_of(self, holder: str) -> tuple[str, bytes]:
         name = self._name_path(holder)
@@ -187,7 +279,7 @@ class SealedPayloads:
 
     def _key_path(self, key_id: str) -> Path:
         if not _KEY_ID.fullmatch(key_id):
-            raise VerificationError(f"{self._path}: a key id was changed")
+            raise VerificationError(f"{self._rows.place}: a key id was changed")
         return self._keys / f"{key_id}.key"
 
     def _name_path(self, holder: str) -> Path:

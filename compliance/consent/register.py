@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -99,14 +99,29 @@ class ConsentRegister:
         """
         return self.grant_many([Grant(subject, purpose, notice_version, at, expires_at, method)])[0]
 
-    def grant_many(self, grants: Iterable[Grant]) -> list[str]:
-        """Record all grants or none. Returns their record ids, in order; errors as `grant`."""
+    def grant_many(
+        self, grants: Iterable[Grant], *, record: Callable[[], object] = lambda: None
+    ) -> list[str]:
+        """Record all grants or none. Returns their record ids, in order; errors as `grant`.
+
+        Args:
+            record: called once all are found good, before they are kept; if it raises, none is.
+        """
         time = now()
         with transaction(self._path) as db:
             notices = _notices(db)
-            return store.insert_grants(db, [store.granted(grant, notices, time) for grant in grants])
+            ids = store.insert_grants(db, [store.granted(grant, notices, time) for grant in grants])
+            record()
+        return ids
 
-    def withdraw(self, subject: str, purpose: str, *, at: datetime | None = None) -> None:
+    def withdraw(
+        self,
+        subject: str,
+        purpose: str,
+        *,
+        at: datetime | None = None,
+        record: Callable[[], object] = lambda: None,
+    ) -> None:
         """Withdraw every consent of `subject` to `purpose` given until `at` (now, by default).
 
         Withdrawing what has expired or is withdrawn already is no error: asking twice is allowed.
@@ -114,20 +129,26 @@ class ConsentRegister:
         Raises:
             InputError: this subject had not consented to this purpose by then.
         """
-        self.withdraw_many([Withdrawal(subject, purpose, at)])
+        self.withdraw_many([Withdrawal(subject, purpose, at)], record=record)
 
-    def withdraw_many(self, withdrawals: Iterable[Withdrawal]) -> None:
-        """Record all withdrawals or none; errors as `withdraw`."""
+    def withdraw_many(
+        self, withdrawals: Iterable[Withdrawal], *, record: Callable[[], object] = lambda: None
+    ) -> None:
+        """Record all withdrawals or none; errors as `withdraw`, `record` as `grant_many`."""
         time = now()
         events = [store.withdrawn(row, time) for row in withdrawals]
         with transaction(self._path) as db:
             store.insert_withdrawals(db, events)
+            record()
 
-    def take_in(self, found: Iterable[rows.Row]) -> int:
+    def take_in(
+        self, found: Iterable[rows.Row], *, record: Callable[[int], object] = lambda rows: None
+    ) -> int:
         """Record the rows of a file, all or none. Returns how many.
 
         Args:
             found: where it stands (for the error), the grant, and its withdrawal.
+            record: as `grant_many`; called with their number.
 
         Raises:
             InputError: as `grant`, naming where and the field.
@@ -141,6 +162,7 @@ class ConsentRegister:
                     withdrawals += [] if withdrawal is None else [store.withdrawn(withdrawal, time)]
             store.insert_grants(db, grants)
             store.insert_withdrawals(db, withdrawals)
+            record(len(told))
         return len(told)
 
     def import_csv(self, path: Path) -> int:
@@ -151,10 +173,11 @@ class ConsentRegister:
         """
         return self.take_in(rows.read_csv(path))
 
-    def take_event(self, change: Change) -> bool:
+    def take_event(self, change: Change, *, record: Callable[[], object] = lambda: None) -> bool:
         """Record one event that has an id; on disk when this returns. False: it was here already.
 
-        A withdrawal is taken even where no consent is known: the grant may be the one that comes late.
+        A withdrawal is taken even where no consent is known: the grant may be the one that comes late. `record` is
+        called as by `grant_many`, if the event is new.
 
         Raises:
             InputError: as `grant`; or the id was used for something else.
@@ -173,6 +196,7 @@ class ConsentRegister:
             else:
                 store.insert_withdrawals(db, [store.withdrawn(change.what, time)], known=False)
             db.execute("INSERT INTO told VALUES (?, ?, ?)", (change.event, change.digest, time))
+            record()
         return True
 
     # ── asking it ────────────────────────────────────────────────────────────────────────────────

@@ -50,3 +50,12 @@ def inclusion(desk: DeskOf, index: Count, size: Count) -> dict[str, Any]:
         "size": size,
         "proof": [b64(node) for node in desk.log.inclusion_proof(index, size)],
     }
+
+
+@router.get("/payload")
+def payload(desk: DeskOf, index: Count) -> dict[str, Any]:
+    """What entry `index` has sealed: ``salt`` and ``payload``, which hash to its commitment; or ``shredded``."""
+    opening = desk.log.open_payload(index)
+    if opening is None:
+        return {"index": index, "shredded": True}
+    return {"index": index, "shredded": False, "salt": b64(opening.salt), "payload": opening.payload}

@@ -482,10 +482,17 @@ def test_a_lost_file_does_not_come_back_empty(log: AuditLog, tmp_path: Path) -> 
     assert not (tmp_path / "audit.db").exists()
 
 
-def test_the_file_is_private_and_in_delete_mode(log: AuditLog, tmp_path: Path) -> None:
+def test_the_files_are_private_and_never_in_wal_mode(log: AuditLog, tmp_path: Path) -> None:
     fill(log, 1)
-    assert (tmp_path / "audit.db").stat().st_mode & 0o777 == 0o600
-    assert [path.name for path in tmp_path.iterdir()] == ["audit.db"]
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"audit.db", "audit.db-journal"}  # and no -wal: the WAL-reset fault needs one
+    assert {(tmp_path / name).stat().st_mode & 0o777 for name in names} == {0o600}
+    assert (tmp_path / "audit.db").read_bytes()[18:20] == b"\x01\x01"  # the format: 2 would be WAL
+    db = sqlite3.connect(tmp_path / "audit.db")
+    assert db.execute("PRAGMA journal_mode = WAL").fetchone() == ("wal",)
+    db.close()
+    fill(AuditLog(tmp_path / "audit.db", ORIGIN), 1)  # taken out of it
+    assert (tmp_path / "audit.db").read_bytes()[18:20] == b"\x01\x01"
 
 
 @pytest.mark.parametrize(

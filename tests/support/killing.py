@@ -1,4 +1,4 @@
-"""kill -9 while eight threads append: ``python killing.py FOLDER ROUNDS SEED`` prints ``{rounds, acknowledged, faults}``.
+"""kill -9 while eight threads append: ``python killing.py FOLDER ROUNDS SEED [URL]`` prints ``{rounds, acknowledged, faults}``.
 
 A process of its own, with one thread: it forks the writers, which spares each round the start of a Python.
 """
@@ -24,9 +24,9 @@ from foedus.errors import FoedusError
 ORIGIN = "treaty.example/log"
 
 
-def write(path: Path, out: int, name: str) -> None:
+def write(place: Path | str, out: int, name: str) -> None:
     """Append until killed, and say so after each entry."""
-    log = AuditLog(path, ORIGIN)
+    log = AuditLog(place, ORIGIN)
 
     def run(actor: str) -> None:
         for i in range(10**9):
@@ -38,13 +38,13 @@ def write(path: Path, out: int, name: str) -> None:
     signal.pause()
 
 
-def kill_once(path: Path, name: str, seconds: float) -> list[tuple[int, str, str]]:
+def kill_once(place: Path | str, name: str, seconds: float) -> list[tuple[int, str, str]]:
     """What a writer said it had appended before it was killed."""
     read, out = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(read)
-        write(path, out, name)
+        write(place, out, name)
         os._exit(1)
     os.close(out)
     said = b""
@@ -61,14 +61,14 @@ def kill_once(path: Path, name: str, seconds: float) -> list[tuple[int, str, str
     return [(int(i), a, s) for i, a, s in re.findall(r"(\d+) (\S+) (\d+)\n", said.decode())]  # whole lines
 
 
-def rounds(folder: Path, count: int, seed: int) -> dict[str, object]:
+def rounds(folder: Path, count: int, seed: int, url: str = "") -> dict[str, object]:
     """Kill `count` writers of one log; a witness follows it from round to round."""
     rng, faults, total = random.Random(seed), list[str](), 0
-    path, key = folder / "audit.db", SigningKey.generate()
-    log = AuditLog(path, ORIGIN)
+    place, key = url or folder / "audit.db", SigningKey.generate()
+    log = AuditLog(place, ORIGIN)
     keeper = HeadKeeper(folder / "head", ORIGIN, key.public)
     for number in range(count):
-        acknowledged = kill_once(path, f"r{number}", rng.uniform(0, 0.08))
+        acknowledged = kill_once(place, f"r{number}", rng.uniform(0, 0.08))
         total += len(acknowledged)
         kept = keeper.head
         try:
@@ -86,4 +86,4 @@ def rounds(folder: Path, count: int, seed: int) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(rounds(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))))
+    print(json.dumps(rounds(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:])))

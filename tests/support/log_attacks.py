@@ -9,7 +9,8 @@ seen, in one of eight ways and to one of three depths:
 
 Two may notice: the file (`AuditLog.check` recomputes it from its bytes) and the witness (`HeadKeeper`, shown the new
 head with the best proof that the changed log can give). A ninth kind, *none*, is an honest log that grew: nobody may
-object to it. The real code runs on real files; in memory if there is a /dev/shm, where fsync costs nothing.
+object to it. The real code runs on real files, in memory if there is a
+/dev/shm, where fsync costs nothing; or in a real database (`postgres.Ground`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -132,31 +134,55 @@ KINDS: dict[str, Way] = {
 HONEST = "none"
 
 
-# ── the files ────────────────────────────────────────────────────────────────────────────────────
+# ── the places ───────────────────────────────────────────────────────────────────────────────────
+
+Node = tuple[int, int, bytes]
 
 
-def overwrite(path: Path, bodies: Sequence[bytes], depth: str) -> None:
-    """Make the file say `bodies`, as its owner can: triggers dropped and put back."""
-    nodes: list[tuple[int, int, bytes]] = []
+class Ground(Protocol):
+    """A place that a log lies in, in its owner's hands."""
+
+    def lay(self, base: Base, folder: Path) -> Path | str:
+        """Where the honest log of `base` lies from now on."""
+
+    def write(self, bodies: Bodies, nodes: Sequence[Node], depth: str) -> None:
+        """Make it say this, as its owner can: triggers off, and on again."""
+
+
+class File:
+    """An SQLite file."""
+
+    def lay(self, base: Base, folder: Path) -> Path | str:
+        self._path = folder / "log.db"
+        shutil.copyfile(base.path, self._path)
+        return self._path
+
+    def write(self, bodies: Bodies, nodes: Sequence[Node], depth: str) -> None:
+        with closing(sqlite3.connect(self._path, isolation_level=None)) as db:
+            triggers = db.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'").fetchall()
+            db.execute("BEGIN")
+            for name, _ in triggers:
+                db.execute(f"DROP TRIGGER {name}")
+            db.execute("DELETE FROM entry")
+            db.executemany("INSERT INTO entry VALUES (?, ?)", enumerate(bodies))
+            if depth != "rows":
+                db.execute("DELETE FROM node WHERE level = 0 OR ?", (depth == "rebuilt",))
+                db.executemany(
+                    "INSERT INTO node VALUES (?, ?, ?)", [n for n in nodes if depth == "rebuilt" or n[0] == 0]
+                )
+            for _, sql in triggers:
+                db.execute(sql)
+            db.execute("COMMIT")
+
+
+def tree(bodies: Sequence[bytes]) -> list[Node]:
+    """Every complete subtree over these entries."""
+    nodes: list[Node] = []
     edge: list[bytes] = []
     for size, body in enumerate(bodies):
         added, edge = merkle.grow(edge, size, merkle.leaf_hash(body))
         nodes += added
-    with closing(sqlite3.connect(path, isolation_level=None)) as db:
-        triggers = db.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'").fetchall()
-        db.execute("BEGIN")
-        for name, _ in triggers:
-            db.execute(f"DROP TRIGGER {name}")
-        db.execute("DELETE FROM entry")
-        db.executemany("INSERT INTO entry VALUES (?, ?)", enumerate(bodies))
-        if depth != "rows":
-            db.execute("DELETE FROM node WHERE level = 0 OR ?", (depth == "rebuilt",))
-            db.executemany(
-                "INSERT INTO node VALUES (?, ?, ?)", [n for n in nodes if depth == "rebuilt" or n[0] == 0]
-            )
-        for _, sql in triggers:
-            db.execute(sql)
-        db.execute("COMMIT")
+    return nodes
 
 
 @dataclass(frozen=True)
@@ -205,17 +231,19 @@ def show(log: AuditLog, keeper: HeadKeeper) -> None:
     keeper.advance(log.checkpoint(ORIGIN, KEY), log.consistency_proof(min(size, log.size)))
 
 
-def run(base: Base, kind: str, depth: str, folder: Path, rng: random.Random) -> Outcome:
+def run(
+    base: Base, kind: str, depth: str, folder: Path, rng: random.Random, ground: Ground | None = None
+) -> Outcome:
     """One case, from the honest log to who notices. `folder` is empty before, and is left behind."""
+    ground = ground or File()
     seen = rng.randrange(1, len(base.bodies) + 1)
     changed = (KINDS | {HONEST: grown})[kind](base.bodies, seen, rng)
     if kind != HONEST and changed[:seen] == base.bodies[:seen]:
         raise AssertionError(f"{kind}: nothing that the witness has seen was changed")
-    path = folder / "log.db"
-    shutil.copyfile(base.path, path)
-    overwrite(path, changed, depth)
+    place = ground.lay(base, folder)
+    ground.write(changed, tree(changed), depth)
     keeper = base.keeper(folder / "head", seen)
-    log = AuditLog(path, ORIGIN)
+    log = AuditLog(place, ORIGIN)
     if kind == "split view":  # somebody else follows the second history in good faith
         show(log, HeadKeeper(folder / "victim", ORIGIN, KEY.public))
     return Outcome(kind, depth, _noticed(log.check), _noticed(lambda: show(log, keeper)))
@@ -253,7 +281,7 @@ class Table:
             yield (kind, *(f"{count[kind]:,}" for count in counts))
 
 
-def many(count: int, seed: int) -> Table:
+def many(count: int, seed: int, ground: Ground | None = None) -> Table:
     """`count` attacks, the eight kinds by turns, two in three rebuilt, and a tenth as many honest logs.
 
     Raises:
@@ -269,7 +297,7 @@ def many(count: int, seed: int) -> Table:
             depth = "rebuilt" if kind in (HONEST, "split view") else rng.choice([*DEPTHS, "rebuilt"])
             place = Path(tempfile.mkdtemp(dir=folder))
             try:
-                found = run(rng.choice(bases), kind, depth, place, rng)
+                found = run(rng.choice(bases), kind, depth, place, rng, ground)
             except FoedusError as error:
                 raise AssertionError(f"{kind}, {depth}: {error.message}") from error
             finally:

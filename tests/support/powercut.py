@@ -38,14 +38,7 @@ from foedus.compliance.auditlog.log import AuditLog
 path, threads, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 if len(sys.argv) > 4:  # as a faulty build would: nothing is synced
     from foedus import durable
-    import contextlib, sqlite3
-    real = durable.opened
-    @contextlib.contextmanager
-    def unsynced(path):
-        with real(path) as db:
-            db.execute("PRAGMA synchronous = " + sys.argv[4])
-            yield db
-    durable.opened = unsynced
+    durable.SYNCHRONOUS = sys.argv[4]
 log = AuditLog(path, "treaty.example/log")
 acks = os.open(path.with_name("acks"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 def run(name):
