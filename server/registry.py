@@ -105,7 +105,8 @@ class Registry:
                     )
             # 3.
             action = "study.approved" if approval.decision == "approve" else "study.rejected"
-            details = {"approver": approval.approver, "level": approval.level, "epsilon": approval.epsilon}
+            details = {"approval": envelope.digest, "approver": approval.approver, "level": approval.level}
+            details |= {"epsilon": approval.epsilon}
             details |= {"party": approval.party} if approval.party else {}
             self._store.add_approval(
                 envelope,
