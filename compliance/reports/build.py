@@ -35,6 +35,11 @@ def build(
     plan = outline(kind)
     if language not in LANGUAGES:
         raise InputError(f"no reports in {language!r}", remedy=f"there are: {', '.join(LANGUAGES)}")
+    if plan.public and sources.party:
+        raise InputError(
+            f"a {kind} goes out to others: a node's own counts have no place in it",
+            remedy="leave out --node, and give --treaty",
+        )
     if made < sources.ended.date():
         raise InputError(
             f"a report of {made} can't be about a run that was logged until {sources.ended.date()}",

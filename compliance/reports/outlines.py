@@ -34,6 +34,8 @@ class Outline:
     blocks: Callable[[Sources, Answers], list[Block]]
     years: int
     """How many years it is to be kept at least."""
+    public: bool = False
+    """Whether it goes out to others: then it cites no node's own log."""
 
 
 def _asked(said: Answers, *questions: str) -> Block:
@@ -319,7 +321,7 @@ def _epsilon(s: Sources, said: Answers) -> list[Block]:
 
 
 OUTLINES = {
-    "model-card": Outline(("owner", "use", "misuse", "fairness", "upkeep"), _card, 3),
+    "model-card": Outline(("owner", "use", "misuse", "fairness", "upkeep"), _card, 3, public=True),
     "pipia": Outline(
         (
             *("controller", "officer", "period", "context"),

@@ -25,6 +25,7 @@ from .wording import Language
 _HOME = Path(__file__).parent
 _DATA = re.compile(r'<script type="application/json" id="foedus-report">(.*?)</script>', re.DOTALL)
 _MARKS = {"server": "S", "node": "N"}
+_NAMED = 4  # so many marks a fact bears at most
 _SIGNERS = {"pipia": 3, "dpia": 3, "ropa": 2, "model-card": 1, "epsilon": 1}
 
 
@@ -138,6 +139,13 @@ class _Words:
             found.append((first if first == last else f"{first}–{last}", first))
         return found
 
+    def abridged(self, sentence: Sentence) -> str:
+        """How many entries are cited, if too many to name each mark; the appendix has them all."""
+        if len(self.marks(sentence)) <= _NAMED:
+            return ""
+        space = "" if self.language == "zh" else " "
+        return f"{len(sentence['cites'])}{space}{self.label('marks', 'entries')}"
+
     def mark(self, entry: Mapping[str, Any]) -> str:
         return f"{_MARKS[entry['log']]}{entry['index']}"
 
@@ -149,16 +157,16 @@ class _Words:
 
     def used(self, name: str) -> list[str]:
         """``path = value`` of each value that facts read from a document, and the marks that bind it."""
-        found = {}
+        found = set()
         for sentence in sentences_of(self._report["blocks"]):
             for value in sentence.get("values", {}).values():
                 for origin in value["from"]:
                     if origin.get("in") == name:
-                        path = ".".join(str(step) for step in origin["at"])
-                        found.setdefault(path, path)
-                        if value["by"] == "is":
-                            found[path] = f"{path} = {json.dumps(value['is'], ensure_ascii=False)}"
-        return [wording.plain(text) for _, text in sorted(found.items())]
+                        path = ".".join("*" if value["by"] != "is" and type(s) is int else str(s) for s in origin["at"])
+                        told = json.dumps(value["is"], ensure_ascii=False)
+                        by = "=" if value["by"] == "is" else f"→ {value['by']}"
+                        found.add(wording.plain(f"{path} {by} {told}"))
+        return sorted(found)
 
     def binding(self, name: str) -> list[str]:
         places = {

@@ -53,7 +53,7 @@ def derive(by: str, read: Sequence[Json]) -> Json:
     """Work out a value from what was read.
 
     ``is`` the one value, or the one that all are · ``each`` all of them, once, in order · ``count`` how many ·
-    ``sum``, ``least``, ``most`` · ``length`` of the one list · ``fewest`` the shortest list's length ·
+    ``sum``, ``most``, ``range`` (least and most) · ``length`` of the one list · ``fewest`` the shortest list's length ·
     ``names`` of the one list's items · ``missing`` the first list's names that are not among the others ·
     ``same`` how many of the others equal the first · ``odds`` e^x · ``threshold`` t of (parties, colluders,
     min_silos), as `treaty.Treaty.threshold`.
@@ -82,8 +82,8 @@ def _derive(by: str, read: Sequence[Json]) -> Json:
             return len(read)
         case "sum":
             return sum(read)
-        case "least":
-            return min(read)
+        case "range":
+            return [min(read), max(read)]
         case "most":
             return max(read)
         case "length":

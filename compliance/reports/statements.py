@@ -209,7 +209,7 @@ def at_node(s: Sources) -> list[Sentence]:
     if cohorts:
         sizes = _readings(cohorts, "details", "size")
         found.append(
-            fact(s, "node_cohort", n=of("count", sizes), least=of("least", sizes), most=of("most", sizes))
+            fact(s, "node_cohort", n=of("count", sizes), size=of("range", sizes))
         )
         held = ("details", "register")
         marks = {name: one(cohorts[-1], *held, name) for name in ("granted", "withdrawn")}

@@ -114,8 +114,8 @@ def _count(value: Any, language: Language) -> str:
 
 
 def _num(value: Any, language: Language) -> str:
-    _number(value)
-    return f"{value:.6g}"
+    """Six significant figures, never as a power of ten: 0.00001."""
+    return f"{Decimal(f'{_number(value):.6g}'):f}"
 
 
 def _rounded(places: str, rounding: str) -> Callable[[Any, Language], str]:
@@ -154,6 +154,12 @@ def _many(one: Callable[[Any, Language], str]) -> Callable[[Any, Language], str]
     return written
 
 
+def _range(value: Any, language: Language) -> str:
+    """The least and the most of something; a single number if they are one."""
+    least, most = (_count(v, language) for v in value)
+    return least if least == most else f"{least} {'至' if language == 'zh' else 'to'} {most}"
+
+
 def _named(group: str) -> Callable[[Any, Language], str]:
     """The name of a code; a code without one stays as it is."""
 
@@ -180,6 +186,7 @@ _FORMATS: dict[str, Callable[[Any, Language], str]] = {
     "text": lambda value, language: str(value),
     "none": lambda value, language: label("none", "", language) if value in (None, "") else str(value),
     "n": _count,
+    "range": _range,
     "num": _num,
     "up": _rounded("0.0001", ROUND_CEILING),  # an upper bound is never rounded down
     "four": _rounded("0.0001", ROUND_HALF_EVEN),
