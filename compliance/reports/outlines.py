@@ -45,6 +45,7 @@ def _asked(said: Answers, *questions: str) -> Block:
 def _about(s: Sources) -> list[Block]:
     more = [note("marks_node"), note("own_counts")] if s.node else [note("no_node")]
     return [
+        says.cover(s),
         heading("about"),
         paragraph(note("how_to_read"), note("verified")),
         paragraph(note("not_shown"), *more),

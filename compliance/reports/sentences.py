@@ -140,6 +140,11 @@ def heading(name: str, level: int = 1) -> Block:
     return {"block": "heading", "label": name, "level": level}
 
 
+def cover(lines: Mapping[str, Sentence]) -> Block:
+    """Lines of the table on the first page: mark -> fact."""
+    return {"block": "cover", "lines": [{"mark": name, "sentences": [said]} for name, said in lines.items()]}
+
+
 def paragraph(*sentences: Sentence) -> Block:
     return {"block": "paragraph", "sentences": list(sentences)}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...errors import VerificationError
+from . import sentences
 from .sentences import Block, Reading, Sentence, Value, fact, of, one, rows
 from .sources import LEDGER, METRICS, MODEL, STUDY, TREATY, Entry, Path, Sources
 
@@ -26,6 +27,14 @@ def _readings(entries: Sequence[Entry], *path: str | int) -> list[Reading]:
 
 
 # ── what and who ─────────────────────────────────────────────────────────────────────────────────
+
+
+def cover(s: Sources) -> Block:
+    """What the first page names: the study, and the party whose log is cited."""
+    lines = {"study": fact(s, "cover_study", title=_study(s, "title"))}
+    if accepted := s.own("study.accepted"):
+        lines["party"] = fact(s, "cover_party", party=one(accepted[0], "actor"))
+    return sentences.cover(lines)
 
 
 def study(s: Sources) -> Sentence:
