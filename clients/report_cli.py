@@ -25,7 +25,9 @@ Node = Annotated[
 ]
 Given = Annotated[
     Path | None,
-    typer.Option("--answers", help="What people say, YAML: see `foedus report questions`.", show_default=False),
+    typer.Option(
+        "--answers", help="What people say, YAML: see `foedus report questions`.", show_default=False
+    ),
 ]
 In = Annotated[str, typer.Option("--language", help="en or zh.")]
 As = Annotated[str | None, typer.Option("--format", help="html or pdf.", show_default="by the name of --out")]
@@ -166,7 +168,9 @@ def check(
 
 @report_app.command()
 def questions(
-    kind: Annotated[str, typer.Argument(help="model-card, pipia, dpia, ropa or epsilon.", show_default=False)],
+    kind: Annotated[
+        str, typer.Argument(help="model-card, pipia, dpia, ropa or epsilon.", show_default=False)
+    ],
     language: In = "en",
     out: Annotated[
         Path | None, typer.Option(help="Write them here; an existing file is kept.", show_default=False)

@@ -85,7 +85,9 @@ def checked(content: Any, report: str, questions: Sequence[str]) -> dict[str, An
             raise InputError(f"{question}: by is a name and a role", remedy=_REMEDY)
         name, role = (_text(f"{question}: by.{key}", by[key]) for key in ("name", "role"))
         if not name or not role:
-            raise InputError(f"{question} is answered, but nobody says so", remedy="fill in by: name and role")
+            raise InputError(
+                f"{question} is answered, but nobody says so", remedy="fill in by: name and role"
+            )
         found[question] = said | {"by": {"name": name, "role": role}}
     return found
 

@@ -18,9 +18,7 @@ Report = dict[str, Any]
 FORMAT = "foedus report 1"
 
 
-def build(
-    kind: str, sources: Sources, answers: Mapping[str, Any], language: Language, made: date
-) -> Report:
+def build(kind: str, sources: Sources, answers: Mapping[str, Any], language: Language, made: date) -> Report:
     """The report of a kind.
 
     Args:
@@ -47,7 +45,9 @@ def build(
         )
     blocks = plan.blocks(sources, answers)
     sentences = sentences_of(blocks)
-    cited = sorted({(c["log"] != "server", c["log"], c["index"]) for s in sentences for c in s.get("cites", [])})
+    cited = sorted(
+        {(c["log"] != "server", c["log"], c["index"]) for s in sentences for c in s.get("cites", [])}
+    )
     entries = [sources.log(log).entries[index] for _, log, index in cited]
     report = {
         "format": FORMAT,

@@ -70,7 +70,9 @@ def _check(report: Report, text: str, sources: Sources) -> Checked:
         )
     if report["party"] != sources.party:
         sources.log("node" if report["party"] else "server")  # says that the node is needed
-        raise VerificationError(f"the report was made {'with' if report['party'] else 'without'} a node's log")
+        raise VerificationError(
+            f"the report was made {'with' if report['party'] else 'without'} a node's log"
+        )
     listed = _entries(report, sources)  # 2.
     kinds = {"fact": 0, "note": 0, "judgement": 0}
     for sentence in sentences_of(report["blocks"]):  # 3.
@@ -127,7 +129,9 @@ def _fact(
         raise VerificationError("cites no log entry")
     for cite in sentence["cites"]:
         if (cite["log"], cite["index"], cite["leaf"]) not in listed:
-            raise VerificationError(f"cites entry {cite['index']} of the {cite['log']}'s log, which is not there")
+            raise VerificationError(
+                f"cites entry {cite['index']} of the {cite['log']}'s log, which is not there"
+            )
     template = wording.template("facts", sentence["id"], language)
     if wording.placeholders(template) != set(sentence["values"]):
         raise VerificationError("its values are not those of its sentence")

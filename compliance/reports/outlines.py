@@ -126,9 +126,7 @@ def _pipia(s: Sources, said: Answers) -> list[Block]:
         paragraph(note("pipl_55"), note("pipl_56"), note("pipl_retention")),
         _asked(said, "controller", "officer", "period", "context"),
         heading("triggers"),
-        choices(
-            ["case", "evidence", "assessment"], [(judgement(q, said), shows[q]) for q in _TRIGGERS]
-        ),
+        choices(["case", "evidence", "assessment"], [(judgement(q, said), shows[q]) for q in _TRIGGERS]),
         heading("subject"),
         *_subject(s),
         *_data(s),
@@ -224,14 +222,25 @@ def _ropa(s: Sources, said: Answers) -> list[Block]:
                 ("30_1_b", [says.purpose(s), *asked("context")]),
                 (
                     "30_1_c",
-                    [*says.columns(s)[:3], *says.categories(s), *says.at_node(s)[1:], *asked("people", "categories")],
+                    [
+                        *says.columns(s)[:3],
+                        *says.categories(s),
+                        *says.at_node(s)[1:],
+                        *asked("people", "categories"),
+                    ],
                 ),
                 ("30_1_d", [says.coordinator(s), says.treaty(s), says.released(s)[0], *asked("recipients")]),
                 ("30_1_e", asked("transfers")),
                 ("30_1_f", [says.window(s), *asked("erasure")]),
                 (
                     "30_1_g",
-                    [says.threshold(s), *says.noise(s)[:1], says.spent(s), *says.unit(s)[:1], *asked("security")],
+                    [
+                        says.threshold(s),
+                        *says.noise(s)[:1],
+                        says.spent(s),
+                        *says.unit(s)[:1],
+                        *asked("security"),
+                    ],
                 ),
             ]
         ),
@@ -327,7 +336,15 @@ OUTLINES = {
         (
             *("controller", "officer", "period", "context"),
             *_TRIGGERS,
-            *("people", "categories", "masking", "pipl_basis", "pipl_legitimate", "pipl_necessary", "pipl_impact"),
+            *(
+                "people",
+                "categories",
+                "masking",
+                "pipl_basis",
+                "pipl_legitimate",
+                "pipl_necessary",
+                "pipl_impact",
+            ),
             *_RISKS,
             *("rights", "storage", "pipl_effective", "pipl_plan", "pipl_conclusion"),
         ),

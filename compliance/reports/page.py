@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, TemplateError
 from markupsafe import Markup
 
 from ...documents import canonical, parse_json
@@ -33,26 +34,32 @@ def html(report: Report) -> str:
     """The page of a report.
 
     Raises:
-        InputError: a sentence is not in the catalogue, or lacks a value.
+        InputError: a sentence is not in the catalogue or lacks a value, or the report lacks a part.
     """
-    words = _Words(report)
-    environment = Environment(
+    # SAFETY: the style is our own file; JSON in a script element ends it only by "<".
+    try:
+        return _template().render(
+            report=report,
+            words=_Words(report),
+            digest=digest(report),
+            numbered=_numbered(report["blocks"]),
+            signers=_SIGNERS[report["kind"]],
+            style=Markup((_HOME / "page.css").read_text(encoding="utf-8")),  # noqa: S704
+            data=Markup(canonical(report).decode().replace("<", "\\u003c")),  # noqa: S704
+        )
+    except TemplateError as error:
+        raise InputError(f"the report can't be drawn: {error}") from error
+
+
+@cache
+def _template() -> Template:
+    return Environment(
         loader=FileSystemLoader(_HOME),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-    )
-    # SAFETY: the style is our own file; JSON in a script element ends it only by "<".
-    return environment.get_template("page.html.j2").render(
-        report=report,
-        words=words,
-        digest=digest(report),
-        numbered=_numbered(report["blocks"]),
-        signers=_SIGNERS[report["kind"]],
-        style=Markup((_HOME / "page.css").read_text(encoding="utf-8")),  # noqa: S704
-        data=Markup(canonical(report).decode().replace("<", "\\u003c")),  # noqa: S704
-    )
+    ).get_template("page.html.j2")
 
 
 def read(page: str) -> Report:
@@ -162,7 +169,9 @@ class _Words:
             for value in sentence.get("values", {}).values():
                 for origin in value["from"]:
                     if origin.get("in") == name:
-                        path = ".".join("*" if value["by"] != "is" and type(s) is int else str(s) for s in origin["at"])
+                        path = ".".join(
+                            "*" if value["by"] != "is" and type(s) is int else str(s) for s in origin["at"]
+                        )
                         told = json.dumps(value["is"], ensure_ascii=False)
                         by = "=" if value["by"] == "is" else f"→ {value['by']}"
                         found.add(wording.plain(f"{path} {by} {told}"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import warnings
 from datetime import UTC, datetime
 from typing import Any
 
@@ -52,17 +53,20 @@ def pdf(page: str, made: str) -> bytes:
     log = logging.getLogger("weasyprint")
     log.addHandler(heard)
     try:
-        document = weasyprint.HTML(string=page, url_fetcher=Nothing())
-        made_pdf = document.write_pdf(
-            attachments=[attached],
-            pdf_variant="pdf/a-3u",
-            pdf_identifier=hashlib.sha256(page.encode()).digest()[:16],
-            pdf_tags=True,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)  # WeasyPrint 70 leaves its colour profile open
+            made_pdf = weasyprint.HTML(string=page, url_fetcher=Nothing()).write_pdf(
+                attachments=[attached],
+                pdf_variant="pdf/a-3u",
+                pdf_identifier=hashlib.sha256(page.encode()).digest()[:16],
+                pdf_tags=True,
+            )
     finally:
         log.removeHandler(heard)
     if heard.missing:
-        raise InputError(f"no font here has {', '.join(heard.missing[:5])}: the report can't be set", remedy=_PACKAGES)
+        raise InputError(
+            f"no font here has {', '.join(heard.missing[:5])}: the report can't be set", remedy=_PACKAGES
+        )
     return bytes(made_pdf)
 
 

@@ -6,7 +6,6 @@ makes `Sources` has verified the bundle before: what is here only reads.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -260,18 +259,8 @@ def at(content: Json, path: Sequence[str | int]) -> Json:
         VerificationError: there is none.
     """
     for step in path:
-        if isinstance(content, Mapping) and isinstance(step, str) and step in content:
-            content = content[step]
-        elif (
-            isinstance(content, list | tuple)
-            and type(step) is int
-            and 0 <= step < len(content)
-        ):
-            content = content[step]
-        else:
+        key = isinstance(content, Mapping) and isinstance(step, str) and step in content
+        if not key and not (isinstance(content, list) and type(step) is int and 0 <= step < len(content)):
             raise VerificationError(f"there is no value at {'.'.join(map(str, path))}")
+        content = content[step]
     return content
-
-
-def sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

@@ -75,9 +75,7 @@ def budget(s: Sources) -> Sentence:
 
 
 def declared(s: Sources) -> Sentence:
-    return fact(
-        s, "declared", epsilon=_study(s, "privacy", "epsilon"), delta=_study(s, "privacy", "delta")
-    )
+    return fact(s, "declared", epsilon=_study(s, "privacy", "epsilon"), delta=_study(s, "privacy", "delta"))
 
 
 def run(s: Sources) -> list[Sentence]:
@@ -217,9 +215,7 @@ def at_node(s: Sources) -> list[Sentence]:
         )
     if cohorts:
         sizes = _readings(cohorts, "details", "size")
-        found.append(
-            fact(s, "node_cohort", n=of("count", sizes), size=of("range", sizes))
-        )
+        found.append(fact(s, "node_cohort", n=of("count", sizes), size=of("range", sizes)))
         held = ("details", "register")
         marks = {name: one(cohorts[-1], *held, name) for name in ("granted", "withdrawn")}
         found.append(fact(s, "node_register", **marks))
@@ -395,9 +391,7 @@ def ledger(s: Sources) -> list[Sentence]:
     if s.node is None or LEDGER not in s.documents:
         return []
     head = s.node.find("ledger.head")[-1]
-    at = {
-        name: one(head, name, document=LEDGER) for name in ("lines", "epsilon", "delta", "purpose")
-    }
+    at = {name: one(head, name, document=LEDGER) for name in ("lines", "epsilon", "delta", "purpose")}
     return [fact(s, "node_ledger", party=one(head, "actor"), **at)]
 
 

@@ -30,16 +30,18 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u20
 @cache
 def catalogue(name: str) -> dict[str, Any]:
     """The content of ``NAME.yaml``: facts, notes, labels or questions."""
-    content = yaml.safe_load((_HOME / f"{name}.yaml").read_text(encoding="utf-8"))
-    assert isinstance(content, dict)  # noqa: S101 - our own file
-    return content
+    return dict(yaml.safe_load((_HOME / f"{name}.yaml").read_text(encoding="utf-8")))
 
 
 @cache
 def edition() -> str:
     """SHA-256 (hex) of the catalogue's files, and of the page's template and style."""
     whole = hashlib.sha256()
-    for file in (*(_HOME / name for name in _FILES), _HOME.parent / "page.css", _HOME.parent / "page.html.j2"):
+    for file in (
+        *(_HOME / name for name in _FILES),
+        _HOME.parent / "page.css",
+        _HOME.parent / "page.html.j2",
+    ):
         whole.update(file.name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
     return whole.hexdigest()
 
@@ -90,7 +92,9 @@ def write(text: str, values: Mapping[str, Any], language: Language) -> str:
         try:
             parts.append(plain(_FORMATS[spec or "text"](values[name], language)))
         except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
-            raise InputError(f"the value {name!r} of a sentence can't be written as {spec}: {error!r}") from error
+            raise InputError(
+                f"the value {name!r} of a sentence can't be written as {spec}: {error!r}"
+            ) from error
     return "".join(parts)
 
 
@@ -208,5 +212,5 @@ _FORMATS: dict[str, Callable[[Any, Language], str]] = {
     "message": _named("messages"),
     "model": _named("models"),
     "optimiser": _named("optimisers"),
-    "yes": lambda value, language: label("yes", {True: "true", False: "false"}[value], language),
+    "yes": lambda value, language: label("yes", {"True": "true", "False": "false"}[str(value)], language),
 }
