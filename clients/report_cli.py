@@ -152,7 +152,7 @@ def check(
 
     data = _read(report)
     text = pdf.attached(data) if data.startswith(b"%PDF") else _text(report, data)
-    found = reports.check(text, _sources(bundle, treaty, node))
+    found = reports.check(text, _sources(bundle, treaty, node, page.node_log_size(text)))
     if data.startswith(b"%PDF"):
         pdf.check(data, text, page.read(text)["made"])
     typer.echo(
@@ -252,8 +252,8 @@ def _make(
     typer.echo(f"keep it with its evidence until {report['keep_until']} at least; digest {found.digest}")
 
 
-def _sources(bundle: Path, treaty: Path | None, node: Path | None) -> Sources:
-    """The sources of a report, once the bundle is found to hold.
+def _sources(bundle: Path, treaty: Path | None, node: Path | None, size: int | None = None) -> Sources:
+    """The sources of a report, once the bundle is found to hold; the node's log up to `size` entries.
 
     Raises:
         VerificationError: it does not, or the node's own records do not.
@@ -268,7 +268,7 @@ def _sources(bundle: Path, treaty: Path | None, node: Path | None) -> Sources:
         treaty = home.path / "treaty.json"
     found = verify(bundle, own_treaty=treaty)
     sources = Sources.of_bundle(evidence.read(bundle)[1], found.study_digest, found.run)
-    return sources if home is None else sources.with_node(home.path, home.party)
+    return sources if home is None else sources.with_node(home.path, home.party, size)
 
 
 def _language(text: str) -> Any:

@@ -21,6 +21,7 @@ from . import wording
 from .answers import RATINGS
 from .build import FORMAT, Report, digest
 from .sentences import Sentence, sentences_of
+from .sources import NODE
 from .wording import Language
 
 _HOME = Path(__file__).parent
@@ -75,6 +76,21 @@ def read(page: str) -> Report:
     if not isinstance(report, dict) or report.get("format") != FORMAT:
         raise InputError("not a report that this foedus can read")
     return report
+
+
+def node_log_size(page: str) -> int | None:
+    """How many entries the node's log had when the report was made; None if it cites no node's log.
+
+    Raises:
+        InputError, VerificationError: as `read`, or it does not say so.
+    """
+    try:
+        sizes = {log["log"]: log["size"] for log in read(page)["logs"]}
+    except (KeyError, TypeError) as error:
+        raise VerificationError("the report does not say which logs it is from") from error
+    if type(size := sizes.get(NODE, 0)) is not int:
+        raise VerificationError("the report does not say how long the node's log was")
+    return size if NODE in sizes else None
 
 
 def _numbered(blocks: Sequence[Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:

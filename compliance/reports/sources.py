@@ -6,7 +6,7 @@ makes `Sources` has verified the bundle before: what is here only reads.
 
 from __future__ import annotations
 
-import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -125,8 +125,11 @@ class Sources:
         documents = {name: Document(e.digest, e.payload) for name, e in envelopes.items()}
         return cls(log, documents, study, run)
 
-    def with_node(self, directory: File, party: str) -> Sources:
+    def with_node(self, directory: File, party: str, size: int | None = None) -> Sources:
         """The same, and a node's own log and ledger, both checked.
+
+        Args:
+            size: take the log's first `size` entries, as they were when a report was made; all by default.
 
         Raises:
             InputError: not a node's directory, or one that had no part in the study.
@@ -134,7 +137,11 @@ class Sources:
         """
         log = AuditLog(directory / "audit.db", f"foedus node {party}", create=False)
         log.check()
-        own = Log.of(NODE, log.origin, (entry.body for entry in log.entries()))
+        if size is not None and not 0 <= size <= log.size:
+            raise VerificationError(
+                f"{directory}: its log has {log.size} entries, the report cites one of {size}"
+            )
+        own = Log.of(NODE, log.origin, (entry.body for entry in log.entries(0, size)))
         if not own.find("study.accepted", self.study, run=self.run):
             raise InputError(f"{directory}: this node did not accept study {self.study[:12]}, run {self.run}")
         receipt = self.documents.get(f"receipt of {party}")
@@ -150,29 +157,27 @@ class Sources:
         return Sources(self.server, documents, self.study, self.run, own, party)
 
     def _ledger(self, directory: File, party: str, log: Log) -> Document | None:
-        """What the ledger says of the study's purpose, if the node's log has its very head."""
+        """What the ledger said of the study's purpose when its last head in the node's log was taken."""
         heads = log.find("ledger.head")
         if not heads or not (directory / LEDGER).is_file():
             return None
-        ledger = Ledger(directory / LEDGER, party)
-        head, told = ledger.verify(), heads[-1].record["details"]
-        if (head.size, head.hash) != (told["size"], told["hash"]):
+        ledger, head = Ledger(directory / LEDGER, party), heads[-1].record["details"]
+        ledger.verify()
+        if ledger.hash_at(head["size"]) != head["hash"]:
             raise VerificationError(
-                f"{directory}: the ledger has {head.size} lines, its head in the node's log is of {told['size']}",
+                f"{directory}: the ledger does not continue the head of {head['size']} lines in the node's log",
                 remedy="foedus ledger verify NODE says more; no report is made from a ledger that was changed",
             )
+        lines = list(ledger.lines())[: head["size"]]
         purpose = self.documents[STUDY].payload["purpose"]
-        terms = self.treaty.terms(purpose)
-        spent = ledger.epsilon(terms.delta, purpose=purpose)
-        return Document(
-            head.hash,
-            {
-                "lines": head.size,
-                "purpose": purpose,
-                "delta": terms.delta,
-                "epsilon": spent if math.isfinite(spent) else None,
-            },
-        )
+        delta = self.treaty.terms(purpose).delta
+        latest = {line.ref: line for line in lines if line.purpose == purpose}
+        spent = ledger.account()
+        for event, count in Counter(line.cost for line in latest.values() if line.event is not None).items():
+            spent.compose(event, count)
+        lost = any(line.kind == "written-off" for line in lines)  # what that was is unknown
+        told = {"lines": len(lines), "purpose": purpose, "delta": delta}
+        return Document(head["hash"], told | {"epsilon": None if lost else spent.epsilon(delta)})
 
     @cached_property
     def treaty(self) -> Treaty:
@@ -240,10 +245,18 @@ class Sources:
         return self.mine("released")
 
     @property
+    def last(self) -> Entry:
+        """The last entry about the run."""
+        return [
+            e
+            for e in self.server.entries[self.started.index :]
+            if e.record["subject"] == self.study and e.record["details"].get("run") == self.run
+        ][-1]
+
+    @property
     def ended(self) -> datetime:
         """When the last entry about the run was made."""
-        last = [e for e in self.server.entries if e.record["subject"] == self.study][-1]
-        return datetime.fromisoformat(str(last.record["time"]))
+        return datetime.fromisoformat(str(self.last.record["time"]))
 
     def own(self, action: str, **details: Json) -> list[Entry]:
         """The node's entries of the study and its run; none without a node."""

@@ -80,7 +80,6 @@ def declared(s: Sources) -> Sentence:
 
 def run(s: Sources) -> list[Sentence]:
     """Its start, its parties, its end."""
-    last = [e for e in s.server.entries if e.record["subject"] == s.study][-1]
     silos = [
         Reading(e, ("details", "survivors", i))
         for e in _sums(s)
@@ -89,7 +88,7 @@ def run(s: Sources) -> list[Sentence]:
     return [
         fact(s, "started", run=one(s.started, "details", "run"), time=one(s.started, "time")),
         fact(s, "took_part", silos=of("each", silos)),
-        fact(s, "ended", time=one(last, "time")),
+        fact(s, "ended", time=one(s.last, "time")),
     ]
 
 
@@ -122,6 +121,7 @@ def approvals(s: Sources) -> tuple[list[Sentence], Block]:
     said = [
         fact(s, "chain", levels=of("each", _levels(s))),
         fact(s, "approvals", s.started, n=of("count", who), own=of("same", [_author(s), *who])),
+        fact(s, "approved_for", purpose=of("is", [Reading(e, ("purpose",), d) for e, d in given])),
     ]
     lines = [
         fact(
@@ -240,8 +240,8 @@ def sent(s: Sources) -> Block | None:
         return None
     by_kind: dict[str, list[Entry]] = {}
     for entry in s.node.entries[accepted[0].index :]:
-        if entry.record["action"] == "study.accepted" and entry.record["subject"] != s.study:
-            break  # the next study's
+        if entry.record["action"] == "study.accepted" and entry not in accepted:
+            break  # the next run's
         if entry.record["action"] == "sent":
             by_kind.setdefault(str(entry.record["subject"]), []).append(entry)
     if not by_kind:

@@ -352,6 +352,13 @@ def test_a_page_carries_one_report(made: Made) -> None:
     block = re.search(r'<script type="application/json".*?</script>', text, re.DOTALL)[0]  # type: ignore[index]
     assert "0 reports" in caught(text.replace(block, ""), used)
     assert "2 reports" in caught(text.replace(block, block * 2), used)
+    assert page.node_log_size(text) == report["logs"][1]["size"]
+    for logs in ([], [7], [{"log": "node", "size": "x"}]):
+        data = re.sub(r'"logs":\[.*?\]', f'"logs":{json.dumps(logs)}', text, count=1)
+        if logs:
+            with pytest.raises(VerificationError, match="does not say"):
+                page.node_log_size(data)
+        caught(data, used)
     assert "not JSON" in caught(text.replace(block, block.replace("{", "", 1)), used)
     caught("", used)
 
@@ -426,13 +433,34 @@ def test_a_log_rebuilt_with_another_cohort_gives_no_report(sources: Sources, cop
 
 
 def test_a_ledger_that_went_back_gives_no_report(sources: Sources, copied: Path) -> None:
-    for name in ("ledger.db",):
-        (copied / name).unlink()
+    (copied / "ledger.db").unlink()
     from foedus.privacy.ledger import Ledger
 
     Ledger(copied / "ledger.db", NODE)
-    with pytest.raises(VerificationError, match="the ledger has 0 lines"):
+    with pytest.raises(VerificationError, match="the ledger does not continue"):
         sources.with_node(copied, NODE)
+
+
+def test_a_node_s_log_may_have_grown_since(made: Made, sources: Sources, copied: Path) -> None:
+    """Checked years later: the node has logged and paid more, and the report is about what there was."""
+    from foedus.compliance.auditlog.log import AuditLog
+    from foedus.privacy.events import Gaussian
+    from foedus.privacy.ledger import Cap, Ledger
+
+    report, used = made["epsilon", "en"]
+    size = report["logs"][1]["size"]
+    ledger, cap = Ledger(copied / "ledger.db", NODE), Cap(1e6, 1e-5)
+    purpose = used.documents["study.json"].payload["purpose"]
+    ledger.reserve(Gaussian(1.0), purpose=purpose, study="other", label="x", cap=cap, study_cap=cap)
+    log = AuditLog(copied / "audit.db", f"foedus node {NODE}")
+    head = ledger.head
+    log.append(NODE, "ledger.head", "ledger.db", {"hash": head.hash, "size": head.size, "write_offs": 0})
+    assert check(page.html(report), sources.with_node(copied, NODE, size)).facts
+    now = sources.with_node(copied, NODE)
+    assert now.documents["ledger.db"].payload["epsilon"] > used.documents["ledger.db"].payload["epsilon"]
+    assert now.documents["ledger.db"].payload["epsilon"] == ledger.epsilon(1e-5, purpose=purpose)
+    with pytest.raises(VerificationError, match="the report cites one of"):
+        sources.with_node(copied, NODE, 10_000)
 
 
 def test_a_report_on_a_node_s_log_needs_that_node(made: Made, sources: Sources, good: GoodRun) -> None:
