@@ -166,8 +166,7 @@ class _Words:
         """How many entries are cited, if too many to name each mark; the appendix has them all."""
         if len(self.marks(sentence)) <= _NAMED:
             return ""
-        space = "" if self.language == "zh" else " "
-        return f"{len(sentence['cites'])}{space}{self.label('marks', 'entries')}"
+        return wording.write(self.label("marks", "entries"), {"n": len(sentence["cites"])}, self.language)
 
     def mark(self, entry: Mapping[str, Any]) -> str:
         return f"{_MARKS[entry['log']]}{entry['index']}"

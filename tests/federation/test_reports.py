@@ -17,14 +17,19 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from support.orders import make_draft, small_world
 
 from foedus import cli
 from foedus.compliance import evidence
 from foedus.compliance.reports import OUTLINES, Sources, build, check, page, pdf
 from foedus.compliance.reports.answers import checked, form, kind_of
 from foedus.compliance.reports.sentences import derive, fact, one, sentences_of
+from foedus.compliance.reports.sources import Log
 from foedus.compliance.reports.wording import LANGUAGES, catalogue, placeholders, write
+from foedus.demo.simulate import simulate
+from foedus.documents import Envelope
 from foedus.errors import FoedusError, InputError, VerificationError
+from foedus.federation.study import DraftPrivacy, Release
 from foedus.federation.verification import verify
 
 from .conftest import GoodRun
@@ -155,6 +160,43 @@ def test_a_report_is_not_older_than_its_run(sources: Sources) -> None:
 def test_unknown_reports_and_languages_are_refused(sources: Sources, kind: str, language: Any) -> None:
     with pytest.raises(InputError, match=r"there are|no report"):
         build(kind, sources, {}, language, day(sources))
+
+
+def test_a_run_that_released_nothing_and_lost_a_silo(tmp_path: Path) -> None:
+    """Local noise, no model, no metrics, and a silo without a receipt: the receipts say what was paid."""
+    mode = DraftPrivacy.model_validate({"mode": "local", "epsilon": 4.0})
+    draft = make_draft(rounds=1, privacy=mode, release=Release(model=False, metrics=False), trip_seconds=0.5)
+    world = small_world(tmp_path / "world", draft)
+    last = 100 + len(world.homes) - 1
+    run = simulate(world, draft, drop=lambda node, kind, message: node == last and kind == "query.receipt")
+    silent = list(world.homes)[-1]
+    found = verify(run.evidence)
+    sources = Sources.of_bundle(evidence.read(run.evidence)[1], found.study_digest, found.run)
+    texts = {kind: page.html(build(kind, sources, {}, "en", day(sources))) for kind in OUTLINES}
+    assert all(check(text, sources).facts for text in texts.values())
+    assert f"no signed receipt is in the evidence: {silent}." in texts["epsilon"]
+    assert (
+        "cost a customer ε = " in texts["epsilon"] and "its metrics are released: no" in texts["model-card"]
+    )
+    assert "AUC" not in texts["model-card"] and "weights" not in re.sub(r"<script.*", "", texts["model-card"])
+    assert "enough of it to protect its own contribution alone" in texts["dpia"]
+
+
+def test_a_study_of_a_table_of_customers(sources: Sources) -> None:
+    """The same log about a study whose label is a column."""
+    old = sources.documents["study.json"]
+    label = {"kind": "column", "column": "left", "positive": "yes"}
+    features = [{"column": "income"}, {"column": "plan", "levels": ["a", "b"]}]
+    study = Envelope("study", {**old.payload, "label": label, "features": features})
+    bodies = [e.body.replace(old.digest, study.digest).encode() for e in sources.server.entries]
+    named = {**sources.documents, "study.json": replace(old, digest=study.digest, payload=study.payload)}
+    other = Sources(Log.of("server", sources.server.origin, bodies), named, study.digest, sources.run)
+    text = page.html(build("model-card", other, {}, "en", day(other)))
+    assert check(text, other).facts
+    assert "whether the column “left” of a customer holds the value “yes”" in text
+    assert (
+        "inputs are 2 features: income, plan" in text and "the column “customer” names the customer" in text
+    )
 
 
 # ── changed reports ──────────────────────────────────────────────────────────────────────────────
