@@ -16,6 +16,7 @@ from .clients.consent_cli import consent_app
 from .clients.ledger_cli import ledger_app
 from .clients.mask_cli import mask
 from .clients.masking_cli import columns, pseudonyms_app
+from .clients.report_cli import report_app
 from .clients.watch_cli import watch_app
 from .errors import FoedusError
 from .server.cli import server_app, study_app
@@ -44,6 +45,7 @@ app.add_typer(node_app, name="node")
 app.add_typer(consent_app, name="consent")
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(watch_app, name="watch")
+app.add_typer(report_app, name="report")
 app.add_typer(treaty_app, name="treaty")
 app.add_typer(pseudonyms_app, name="pseudonyms")
 app.command()(columns)

@@ -58,8 +58,10 @@ def prepare(
         else [world.approve(study, envelope.digest, a) for a in world.treaty.approvers]
     )
     for approval in given:
-        name = str(approval.payload["approver"])
-        log.append(name, "study.approved", envelope.digest, {"approval": approval.digest})
+        told = approval.payload
+        details = {"approval": approval.digest} | {k: told[k] for k in ("approver", "level", "epsilon")}
+        details |= {"party": told["party"]} if told["party"] else {}
+        log.append(str(told["approver"]), "study.approved", envelope.digest, details)
     log.append("coordinator", "run.started", envelope.digest, {"run": str(RUN_ID)})
     apps = {100 + i: SiloApp(Home.load(path), sampler=sampler) for i, path in enumerate(world.homes.values())}
     keys = {100 + i: party.node_key.encode() for i, party in enumerate(world.treaty.parties)}

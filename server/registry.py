@@ -116,7 +116,8 @@ class Registry:
                     )
             # 3.
             action = "study.approved" if approval.decision == "approve" else "study.rejected"
-            details = {"approver": approval.approver, "level": approval.level, "epsilon": approval.epsilon}
+            details: dict[str, Any] = {"approval": envelope.digest, "epsilon": approval.epsilon}
+            details |= {"approver": approval.approver, "level": approval.level}
             details |= {"party": approval.party} if approval.party else {}
             self._store.add_approval(
                 envelope,

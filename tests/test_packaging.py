@@ -74,6 +74,8 @@ def test_a_wheel_holds_what_is_not_python(wheel: zipfile.ZipFile) -> None:
         "demo/churn.yaml",
         "demo/report.html.j2",
         "compliance/schemas/foedus_privacy.json",
+        "compliance/reports/page.html.j2",
+        "compliance/reports/wording/facts.yaml",
         "py.typed",
     ):
         assert wheel.getinfo(f"foedus/{name}").file_size or name == "py.typed", name

@@ -173,7 +173,8 @@ def test_from_submission_to_a_finished_run(world: World) -> None:
         for approver in ("bianca", "dora", "officer-1", "officer-2"):
             officer.approve(study.digest, world.decision(study, approver))
         partner.approve(study.digest, world.decision(study, "officer-3"))
-        last = partner.approve(study.digest[:12], world.decision(study, "officer-4"))
+        signed = world.decision(study, "officer-4")
+        last = partner.approve(study.digest[:12], signed)
         assert (last["status"], last["missing"]) == ("approved", [])
 
         run = alice.start(study.digest[:10])
@@ -204,6 +205,7 @@ def test_from_submission_to_a_finished_run(world: World) -> None:
         "delta": 1e-5,
     }
     assert world.audit()[6][3] == {
+        "approval": signed.digest,  # by which reports cite it
         "approver": "officer-4",
         "level": "partner",
         "party": "shop-4",
