@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+from . import names
 from .events import Dataset, Event, EventType, new_run_id, read_events, run_id
 from .store import Lineage, Store, Stored, pair
 from .subjects import Subjects, Touch, Use
@@ -23,6 +24,7 @@ __all__ = [
     "Subjects",
     "Touch",
     "Use",
+    "names",
     "new_run_id",
     "pair",
     "read_events",

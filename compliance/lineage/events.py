@@ -111,7 +111,7 @@ def to_json(event: Event, namespace: str, producer: str) -> f.Json:
     if event.tags:
         of_run["tags"] = _run_tags(tuple(event.tags.items()))
     return {
-        "eventTime": _rfc3339(datetime.now(UTC) if event.at is None else event.at),
+        "eventTime": rfc3339(datetime.now(UTC) if event.at is None else event.at),
         "eventType": event.event,
         "producer": producer,
         "schemaURL": SCHEMA_URL,
@@ -159,7 +159,8 @@ def _stamped(facets: Mapping[str, f.Json], kind: str, producer: str) -> f.Json:
     }
 
 
-def _rfc3339(moment: datetime) -> str:
+def rfc3339(moment: datetime) -> str:
+    """A time as OpenLineage wants it; InputError if it is naive."""
     if moment.utcoffset() is None:
         raise InputError(f"{moment} has no timezone")
     return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

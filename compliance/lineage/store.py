@@ -15,6 +15,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from ...documents import parse_json
@@ -22,6 +23,7 @@ from ...errors import FoedusError, InputError, VerificationError
 from ..auditlog.batches import GroupCommit
 from ..auditlog.database import Schema, append_only, connection, establish, transaction
 from . import events as e
+from . import facets as f
 from .facets import Json
 
 OWN = "own"
@@ -345,6 +347,21 @@ class Lineage(Store):
     def emit(self, *events: e.Event) -> int:
         """Write events, all or none, under one sync to disk; errors as `events.to_json` and `add`."""
         return self.add([self.json(event) for event in events])
+
+    def abort_open(self, reason: str) -> int:
+        """End whatever an earlier process began and did not end: an ABORT each. Returns how many."""
+        started = [start for _, start in self.open_runs()]
+        return self.add([self._ending(start, "ABORT", reason) for start in started])
+
+    def end(self, start: Json, kind: e.EventType, reason: str) -> None:
+        """End a run, whose START is given, without a result."""
+        self.add([self._ending(start, kind, reason)])
+
+    def _ending(self, start: Json, kind: e.EventType, reason: str) -> Json:
+        event: Json = parse_json(e.dumps(start))
+        event |= {"eventType": kind, "eventTime": e.rfc3339(datetime.now(UTC)), "outputs": []}
+        event["run"]["facets"]["errorMessage"] = {**f.error(reason[:500]), "_producer": self.producer}
+        return event
 
     def json(self, event: e.Event) -> Json:
         """The event as it would be written."""
