@@ -74,9 +74,7 @@ def _relation(op: Any, seen: dict[Any, Columns]) -> Columns:
         elif isinstance(op, ops.Sort):
             more = _indirect(op.keys, "SORT", seen)
         elif isinstance(op, ops.Distinct):
-            more = frozenset(
-                Source(s.table, s.column, "GROUP_BY") for d in parent.direct.values() for s in d
-            )
+            more = frozenset(Source(s.table, s.column, "GROUP_BY") for d in parent.direct.values() for s in d)
         found = Columns(parent.direct, parent.indirect | more)
     else:
         raise InputError(f"the lineage of a {type(op).__name__} is not known")
@@ -124,7 +122,7 @@ def _fields(value: Any, kind: Kind) -> Iterator[tuple[Any, Kind]]:
     if isinstance(value, ops.Reduction | ops.Analytic | ops.WindowFunction):
         kind = "AGGREGATION"
     elif not isinstance(value, ops.Alias | ops.Cast | ops.SortKey):
-        kind = max(kind, "TRANSFORMATION", key=lambda k: _STRENGTH[k])  # type: ignore[arg-type]
+        kind = max(kind, "TRANSFORMATION", key=lambda k: _STRENGTH[k])
     for child in value.__children__:
         if isinstance(child, ops.Value):
             yield from _fields(child, kind)

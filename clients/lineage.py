@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -19,19 +19,22 @@ from ..compliance import approvals
 from ..compliance.auditlog.log import Entry
 from ..compliance.lineage import Dataset, Event, EventType, Lineage, Subjects, Use, names, new_run_id, pair
 from ..compliance.lineage import facets as f
+from ..compliance.masking.policy import Policy
 from ..compliance.masking.report import Report
 from ..compliance.treaty import Treaty
 from ..documents import Envelope
 from ..errors import FoedusError, InputError, Refused
 from ..federation.rounds import RoundPlan
 from ..federation.study import Study
-from .column_lineage import Columns, columns_of
+from .column_lineage import Columns, Source, columns_of
 from .features import LABEL, Raw, Side, expression
 from .guard import Permit
 from .home import Home
 
 PRODUCER = "https://foedus.invalid/foedus-node"
 STOPPED = "NODE_STOPPED: the node's process ended before the run did"
+AS_IT_WAS = "as it was"
+_AS_IT_IS = ("sensitive", "insensitive", AS_IT_WAS)
 UNOPENED = "ROUND_NOT_OPENED: the run ended before this round's sum was opened"
 
 
@@ -58,7 +61,9 @@ class _Notes:
     recorded: dict[Side, Raw] = field(default_factory=dict)  # whose customers are in the register
     ended: bool = False
 
-    def event(self, what: str, kind: EventType, inputs: Sequence[Dataset], outputs: Sequence[Dataset]) -> Event:
+    def event(
+        self, what: str, kind: EventType, inputs: Sequence[Dataset], outputs: Sequence[Dataset]
+    ) -> Event:
         """An event of a part of the run."""
         tags = {"purpose": self.permit.study.purpose}
         mine = (self.id, self.parent[1], names.job(self.permit.digest, "node"))
@@ -111,9 +116,7 @@ class NodeLineage:
         begun = Event(new_run_id(), names.job(study, "node"), "START", parent, tags=tags, facets=facets)
         self.store.emit(begun, _ended(begun, "FAIL", reason))
 
-    def prepare(
-        self, permit: Permit, plan: RoundPlan, side: Side, entry: Entry | None, dataset: Raw
-    ) -> None:
+    def prepare(self, permit: Permit, plan: RoundPlan, side: Side, entry: Entry | None, dataset: Raw) -> None:
         """A round is about to use a cohort, as `entry` of the node's audit log states it, and these customers' rows."""
         if entry is None:
             raise InputError(f"round {plan.round}: no cohort stands in the audit log")
@@ -151,7 +154,7 @@ class NodeLineage:
         features = begun.inputs[0]
         given = names.update(self._home.party, permit.digest, permit.run, plan.round)
         from_features = [self._column(features, name) for name in _columns(permit.study)]
-        masked = f.column_lineage({"update": from_features}, masking=True)
+        masked = f.column_lineage({"update": from_features})
         witness = permit.study.privacy.mode.witness
         told = names.secure_sum(plan.round, plan.task, survivors, self._treaty.threshold, witness)
         self.store.emit(
@@ -189,7 +192,11 @@ class NodeLineage:
         self, notes: _Notes, kind: EventType, inputs: Sequence[Dataset], facets: Mapping[str, f.Json]
     ) -> Event:
         cost = facets[f.DpCost.facet]
-        tags = {"purpose": notes.permit.study.purpose, "epsilon": str(cost["epsilon"]), "delta": str(cost["delta"])}
+        tags = {
+            "purpose": notes.permit.study.purpose,
+            "epsilon": str(cost["epsilon"]),
+            "delta": str(cost["delta"]),
+        }
         job = names.job(notes.permit.digest, "node")
         return Event(notes.id, job, kind, notes.parent, inputs, (), tags, facets)
 
@@ -221,7 +228,7 @@ class NodeLineage:
 
     def _column(self, dataset: Dataset, column: str) -> f.Origin:
         space = names.namespace(self._home.party)
-        return f.Origin(namespace=space, dataset=dataset.name, column=column, kind="AGGREGATION")
+        return f.Origin(namespace=space, dataset=dataset.name, column=column, kind="AGGREGATION", masked=True)
 
 
 def _columns(study: Study) -> list[str]:
@@ -231,26 +238,22 @@ def _columns(study: Study) -> list[str]:
 def _told(columns: Columns, orders: Dataset, used: Dataset) -> f.Json:
     """The facet columnLineage; rows that came with the query are the cohort's."""
 
-    def origins(sources: frozenset[object]) -> list[f.Origin]:
+    def origins(sources: frozenset[Source]) -> list[f.Origin]:
         found = []
-        for source in sorted(sources, key=repr):
-            of = used if source.table is None else orders  # type: ignore[attr-defined]
-            found.append(
-                f.Origin(
-                    namespace=str(of.namespace),
-                    dataset=of.name,
-                    column=source.column,  # type: ignore[attr-defined]
-                    kind=source.kind,  # type: ignore[attr-defined]
-                )
-            )
+        for source in sorted(sources, key=lambda s: (s.table or "", s.column, s.kind)):
+            of = used if source.table is None else orders
+            space = str(of.namespace)
+            found.append(f.Origin(namespace=space, dataset=of.name, column=source.column, kind=source.kind))
         return found
 
-    direct = {("label" if name == LABEL else name): origins(d) for name, d in columns.direct.items()}  # type: ignore[arg-type]
-    return f.column_lineage(direct, origins(columns.indirect))  # type: ignore[arg-type]
+    direct = {("label" if name == LABEL else name): origins(d) for name, d in columns.direct.items()}
+    return f.column_lineage(direct, origins(columns.indirect))
 
 
 def _ended(begun: Event, kind: EventType, reason: str) -> Event:
-    return replace(begun, event=kind, outputs=(), facets={**begun.facets, "errorMessage": f.error(reason[:500])})
+    return replace(
+        begun, event=kind, outputs=(), facets={**begun.facets, "errorMessage": f.error(reason[:500])}
+    )
 
 
 # ── beside studies ───────────────────────────────────────────────────────────────────────────────
@@ -282,58 +285,80 @@ def note_scoring(home: Home, treaty: str, model: Envelope, customers: Sequence[s
     of_node(home).emit(*pair(event))
 
 
-def directory_of(table: Path) -> Path | None:
-    """The node's directory that a file lies in, or that is the working directory."""
+@contextmanager
+def noting_masked(table: Path, out: Path, what: str, directory: Path | None) -> Iterator[Masked]:
+    """A run that masks a table: a START before it is read, a FAIL if it is refused, a COMPLETE once it is written.
+
+    Args:
+        directory: the node's; by default the one that the table, or this process, is in. Without any, nothing is noted.
+
+    Raises:
+        InputError: not a node's directory, or its lineage can't be written: then nothing is masked.
+    """
+    masked = Masked()
+    found = directory or _node_of(table)
+    if found is None:
+        yield masked
+        return
+    home = Home.load(found)
+    store, source = of_node(home), Dataset("table", _named(home, table), tags={"personal-data": "true"})
+    begun = Event(new_run_id(), what, "START", names.of_node(home.party), [source])
+    store.emit(begun)
+    try:
+        yield masked
+    except BaseException as error:
+        code = error.code if isinstance(error, Refused) else "NOT_WRITTEN"
+        with suppress(FoedusError):  # the START stands; the error itself must come through
+            kind: EventType = "FAIL" if isinstance(error, FoedusError) else "ABORT"
+            store.emit(_ended(begun, kind, f"{code}: the masked table was not written"))
+        raise
+    facets = masked.facets(store.namespace, source.name)
+    made = Dataset("masked table", _named(home, out), tags={"masking": "true"}, facets=facets)
+    store.emit(replace(begun, event="COMPLETE", outputs=[made]))
+    masked.noted = True
+
+
+@dataclass
+class Masked:
+    """What is to be told of a masked table: the method, and what became of each column."""
+
+    method: str = ""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    k: int | None = None
+    policy: str | None = None
+    noted: bool = False
+
+    def tell(self, report: Report, policy: Path) -> None:
+        """Of a table that foedus mask wrote."""
+        self.method, self.k = report.method, report.k
+        self.policy = hashlib.sha256(policy.read_bytes()).hexdigest()
+        self.columns = {name: str(column.role) for name, column in Policy.load(policy).columns.items()}
+
+    def facets(self, space: str, source: str) -> Mapping[str, f.Json]:
+        """The dataset's facets. Identifying columns are left out of the table, so nothing comes from them."""
+        told = f.Masking.made(
+            method=self.method[:500], k=self.k, policy=self.policy, columns=dict(self.columns)
+        )
+        kept = {}
+        for name, role in self.columns.items():
+            if role != "identifying":
+                whole = role in _AS_IT_IS
+                kind = "IDENTITY" if whole else "TRANSFORMATION"
+                kept[name] = [
+                    f.Origin(namespace=space, dataset=source, column=name, kind=kind, masked=not whole)
+                ]
+        return {f.Masking.facet: told, "columnLineage": f.column_lineage(kept)}
+
+
+def _node_of(table: Path) -> Path | None:
+    """The node's directory that a file, or this process, is in."""
     for place in (*table.resolve().parents, Path.cwd()):
         if (place / "node.yaml").is_file():
             return place
     return None
 
 
-@contextmanager
-def noting_masked(home: Home, table: Path, out: Path, what: str) -> Iterator[_Masked]:
-    """A run that masks a table: a START before it is read, a FAIL if it is refused, a COMPLETE once it is written."""
-    store, source = of_node(home), Dataset("table", _named(home, table), tags={"personal-data": "true"})
-    parent = names.of_node(home.party)
-    begun = Event(new_run_id(), what, "START", parent, [source])
-    store.emit(begun)
-    masked = _Masked()
-    try:
-        yield masked
-    except BaseException as error:
-        code = error.code if isinstance(error, Refused) else "FAILED"
-        kind: EventType = "FAIL" if isinstance(error, FoedusError) else "ABORT"
-        store.emit(_ended(begun, kind, f"{code}: the masked table was not written"))
-        raise
-    made = Dataset("masked table", _named(home, out), tags={"masking": "true"}, facets=masked.facets(source, store))
-    store.emit(replace(begun, event="COMPLETE", outputs=[made]))
-
-
-@dataclass
-class _Masked:
-    """What is known of a masked table once it is written."""
-
-    method: str = ""
-    columns: Mapping[str, str] = field(default_factory=dict)
-    k: int | None = None
-    policy: str | None = None
-
-    def tell(self, report: Report, policy: Path, roles: Mapping[str, str]) -> None:
-        """Of a table that foedus mask wrote."""
-        self.method, self.k, self.columns = report.method, report.k, roles
-        self.policy = hashlib.sha256(policy.read_bytes()).hexdigest()
-
-    def facets(self, source: Dataset, store: Lineage) -> Mapping[str, f.Json]:
-        told = f.Masking.made(method=self.method[:500], k=self.k, policy=self.policy, columns=dict(self.columns))
-        kept = {name: [_same(store, source, name)] for name, role in self.columns.items() if role != "identifying"}
-        return {f.Masking.facet: told, "columnLineage": f.column_lineage(kept, masking=True)}
-
-
-def _same(store: Lineage, source: Dataset, column: str) -> f.Origin:
-    return f.Origin(namespace=store.namespace, dataset=source.name, column=column, kind="TRANSFORMATION")
-
-
 def _named(home: Home, path: Path) -> str:
-    """A file by its place in the node's directory, or by its name alone: paths elsewhere may say who somebody is."""
+    """A file by its place in the node's directory, or by its name alone: other paths may say who somebody is."""
     whole, base = path.resolve(), home.path.resolve()
     return str(whole.relative_to(base)) if whole.is_relative_to(base) else whole.name

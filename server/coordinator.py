@@ -230,7 +230,9 @@ def _carry(grid: Grid, case: Case, store: Store, home: Path) -> None:
 def _log_failure(case: Case, reason: str) -> None:
     if case.ended() is None:
         case.record("run.failed", {"reason": reason})
-        with suppress(FoedusError):  # the audit log has it, and a lineage that can't be written must not hide it
+        with suppress(
+            FoedusError
+        ):  # the audit log has it, and a lineage that can't be written must not hide it
             RunLineage(case).failed(reason)
 
 

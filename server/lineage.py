@@ -73,7 +73,7 @@ class RunLineage:
         case = self._case
         events: list[Event] = []
         for silo, receipt in sorted(receipts.items()):
-            events += pair(self._part("as the silo signed", [silo], *self._by_receipt(silo, receipt), {}))
+            events += pair(self._part(f"silo {silo}", [], *self._by_receipt(silo, receipt), {}))
         origins = [
             names.document("study", case.origin, self._study),
             *(names.document("approval", case.origin, name) for name, _ in self._given),
@@ -101,9 +101,7 @@ class RunLineage:
             names.cohort(silo, case.study.purpose, str(entry))
             for _, entry in sorted(entries.items() if isinstance(entries, dict) else ())
         ]
-        given = [
-            names.update(silo, self._study, case.run, s.round) for s in case.sums if silo in s.survivors
-        ]
+        given = [names.update(silo, self._study, case.run, s.round) for s in case.sums if silo in s.survivors]
         return [names.table(silo, case.study.table.name), *cohorts], given
 
     def _own(

@@ -276,30 +276,26 @@ class Origin(Document):
     Attributes:
         kind: ``IDENTITY``, ``TRANSFORMATION`` or ``AGGREGATION`` (direct); ``JOIN``, ``FILTER``, ``GROUP_BY`` or
             ``SORT`` (indirect: it decides which rows, not what is in them).
+        masked: the original can't be read back from the result.
     """
 
     namespace: str
     dataset: str
     column: str
     kind: Literal["IDENTITY", "TRANSFORMATION", "AGGREGATION", "JOIN", "FILTER", "GROUP_BY", "SORT"]
+    masked: bool = False
 
     @property
     def direct(self) -> bool:
         return self.kind in ("IDENTITY", "TRANSFORMATION", "AGGREGATION")
 
 
-def column_lineage(
-    columns: Mapping[str, Iterable[Origin]], whole: Iterable[Origin] = (), *, masking: bool = False
-) -> Json:
-    """Which columns each column comes from; `whole` are those that decide on the rows of all of them.
-
-    Args:
-        masking: the original can't be read back from the result.
-    """
+def column_lineage(columns: Mapping[str, Iterable[Origin]], whole: Iterable[Origin] = ()) -> Json:
+    """Which columns each column comes from; `whole` are those that decide on the rows of all of them."""
 
     def field(origin: Origin) -> InputField:
         kind = "DIRECT" if origin.direct else "INDIRECT"
-        how = Transformation(kind, origin.kind, masking=masking and origin.direct)
+        how = Transformation(kind, origin.kind, masking=origin.masked)
         return InputField(origin.namespace, origin.dataset, origin.column, [how])
 
     return _standard(

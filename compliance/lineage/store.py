@@ -243,9 +243,9 @@ class Store:
 
     def lines(self, *, study: str, run: str) -> bytes:
         """Own events of a run of a study as JSON lines, byte for byte as they are kept."""
-        query = f"SELECT body FROM event WHERE study = ? AND study_run = ? AND origin = '{OWN}' ORDER BY seq"
+        query = "SELECT body FROM event WHERE study = ? AND study_run = ? AND origin = ? ORDER BY seq"
         with connection(self.path) as db:
-            return b"".join(body.encode() + b"\n" for (body,) in db.execute(query, (study, run)))
+            return b"".join(body.encode() + b"\n" for (body,) in db.execute(query, (study, run, OWN)))
 
     def trace(self, version: str) -> list[Stored]:
         """All that a released document comes from, in one query: what made it, what made that, and its study's run.
@@ -281,8 +281,8 @@ class Store:
     def open_runs(self) -> list[tuple[str, Json]]:
         """Own runs that began and have not ended: their ids, and the START."""
         query = (
-            "SELECT run, body FROM event AS s WHERE origin = ? AND type = 'START' AND NOT EXISTS "
-            f"(SELECT 1 FROM event AS x WHERE x.run = s.run AND x.type IN {e.ENDS}) ORDER BY seq"
+            "SELECT run, body FROM event AS s WHERE origin = ? AND type = 'START' AND NOT EXISTS (SELECT 1 FROM "
+            "event AS x WHERE x.run = s.run AND x.type IN ('COMPLETE', 'FAIL', 'ABORT')) ORDER BY seq"
         )
         with connection(self.path) as db:
             return [(run, parse_json(body)) for run, body in db.execute(query, (OWN,))]

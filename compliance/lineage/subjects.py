@@ -140,7 +140,8 @@ class Subjects:
         for number, study, run, what, began, names in db.execute(query):  # type: ignore[attr-defined]
             if len(names) % NAME_BYTES:
                 raise VerificationError(
-                    f"{self._path}: damaged: a list of pseudonyms is cut off", remedy="restore it from a backup"
+                    f"{self._path}: damaged: a list of pseudonyms is cut off",
+                    remedy="restore it from a backup",
                 )
             yield number, Touch(Use(study, run, what), began), names
 
