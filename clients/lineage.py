@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Literal
 from uuid import UUID
 
 from ..compliance import approvals
@@ -343,7 +344,7 @@ class Masked:
         for name, role in self.columns.items():
             if role != "identifying":
                 whole = role in _AS_IT_IS
-                kind = "IDENTITY" if whole else "TRANSFORMATION"
+                kind: Literal["IDENTITY", "TRANSFORMATION"] = "IDENTITY" if whole else "TRANSFORMATION"
                 kept[name] = [
                     f.Origin(namespace=space, dataset=source, column=name, kind=kind, masked=not whole)
                 ]

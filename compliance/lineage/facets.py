@@ -87,11 +87,19 @@ class OwnFacet(Document):
 
     @classmethod
     def checked(cls, fields: Mapping[str, Any]) -> Json:
-        """The fields of a facet of this kind, or InputError."""
+        """The fields of a facet of this kind, or InputError. What is not known is left out, and never null."""
+        if _has_null(fields):
+            raise InputError(f"{cls.facet}: null is no value")
         try:
             return cls.model_validate(_tuples(fields)).model_dump(mode="json", exclude_none=True)
         except ValidationError as error:
             raise explain(error, cls.facet) from error
+
+
+def _has_null(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_has_null, value.values()))
+    return any(map(_has_null, value)) if isinstance(value, list | tuple) else value is None
 
 
 def _tuples(value: Any) -> Any:
