@@ -56,7 +56,14 @@ GOOD: dict[str, dict[str, Any]] = {
     "foedus_approval": {
         "study": DIGEST,
         "approvals": [
-            {"digest": OTHER, "level": "partner", "party": "a", "decision": "approve", "time": TIME, "expires": TIME}
+            {
+                "digest": OTHER,
+                "level": "partner",
+                "party": "a",
+                "decision": "approve",
+                "time": TIME,
+                "expires": TIME,
+            }
         ],
     },
 }
@@ -65,7 +72,9 @@ GOOD: dict[str, dict[str, Any]] = {
 def made(**changes: Any) -> e.f.Json:
     """An event with every facet there is."""
     own = {name: f.OWN[name].made(**fields) for name, fields in GOOD.items()}
-    column = f.Origin(namespace="foedus://a", dataset="orders", column="金额", kind="AGGREGATION", masked=True)
+    column = f.Origin(
+        namespace="foedus://a", dataset="orders", column="金额", kind="AGGREGATION", masked=True
+    )
     facets = {n: own[n] for n in ("foedus_purpose", "foedus_dp_cost", "foedus_secure_sum", "foedus_approval")}
     table = Dataset("table", "orders", "foedus://a", tags={"personal-data": "true"})
     model = Dataset(
@@ -75,7 +84,9 @@ def made(**changes: Any) -> e.f.Json:
         facets={
             "foedus_consent": own["foedus_consent"],
             "foedus_masking": own["foedus_masking"],
-            "columnLineage": f.column_lineage({"总额": [column]}, [column.model_copy(update={"kind": "JOIN"})]),
+            "columnLineage": f.column_lineage(
+                {"总额": [column]}, [column.model_copy(update={"kind": "JOIN"})]
+            ),
         },
     )
     fields: dict[str, Any] = {"inputs": [table], "outputs": [model], "tags": {"purpose": "dpv:A"}}
@@ -88,9 +99,13 @@ def test_an_event_with_every_facet_is_what_the_specification_asks_for() -> None:
     event = made()
     transcribed(event)
     e.check(json.loads(e.dumps(event)))
-    assert event["eventTime"].endswith("Z") and event["schemaURL"].endswith("/2-0-2/OpenLineage.json#/$defs/RunEvent")
+    assert event["eventTime"].endswith("Z") and event["schemaURL"].endswith(
+        "/2-0-2/OpenLineage.json#/$defs/RunEvent"
+    )
     assert event["run"]["facets"]["parent"]["run"]["runId"] == str(PARENT[0])
-    assert event["run"]["facets"]["tags"]["tags"] == [{"key": "purpose", "value": "dpv:A", "source": "FOEDUS"}]
+    assert event["run"]["facets"]["tags"]["tags"] == [
+        {"key": "purpose", "value": "dpv:A", "source": "FOEDUS"}
+    ]
     assert {t["key"]: t["value"] for t in event["inputs"][0]["facets"]["tags"]["tags"]} == {
         "foedus.kind": "table",
         "personal-data": "true",
@@ -154,8 +169,28 @@ VALUES = st.one_of(
     st.integers(-2, 2**40),
     st.floats(allow_nan=False, allow_infinity=False),
     st.sampled_from(
-        ["", "infinite", "study", "paid here", "a", "A b", "local", "checked", "partner", "x" * 501, "consent"]
-        + [DIGEST, DIGEST.upper(), DIGEST + "\n", TIME, "2026-13-01T00:00:00Z", "2026-01-01T00:00:00", "approve"]
+        [
+            "",
+            "infinite",
+            "study",
+            "paid here",
+            "a",
+            "A b",
+            "local",
+            "checked",
+            "partner",
+            "x" * 501,
+            "consent",
+        ]
+        + [
+            DIGEST,
+            DIGEST.upper(),
+            DIGEST + "\n",
+            TIME,
+            "2026-13-01T00:00:00Z",
+            "2026-01-01T00:00:00",
+            "approve",
+        ]
     ),
     st.lists(st.sampled_from(["a", "", DIGEST, "A b"]), max_size=2),
     st.dictionaries(st.sampled_from(["a", ""]), st.sampled_from(["b", ""]), max_size=1),
@@ -182,7 +217,9 @@ def test_code_and_schema_take_and_refuse_the_same(data: st.DataObject) -> None:
     except ValidationError:
         expected = False
     # an integer may be written 1.0 in JSON Schema, and null is no text there; ours is as strict or stricter
-    whole = any(isinstance(v, float) and v == int(v) for v in place.values() if not isinstance(v, bool) and v != "")
+    whole = any(
+        isinstance(v, float) and v == int(v) for v in place.values() if not isinstance(v, bool) and v != ""
+    )
     if "basis" not in fields and name == "foedus_purpose":
         return
     try:
@@ -196,7 +233,13 @@ def test_code_and_schema_take_and_refuse_the_same(data: st.DataObject) -> None:
 def test_not_private_is_said_and_not_null() -> None:
     cost = f.dp_cost(**(GOOD["foedus_dp_cost"] | {"epsilon": math.inf}))
     assert cost["epsilon"] == "infinite"
-    for change in ({"epsilon": -1.0}, {"epsilon": math.nan}, {"delta": 1.0}, {"mode": "none"}, {"partners": 0}):
+    for change in (
+        {"epsilon": -1.0},
+        {"epsilon": math.nan},
+        {"delta": 1.0},
+        {"mode": "none"},
+        {"partners": 0},
+    ):
         with pytest.raises(InputError):
             f.dp_cost(**(GOOD["foedus_dp_cost"] | change))
 
@@ -249,7 +292,10 @@ def _bad() -> list[tuple[str, Any]]:
     found: list[tuple[str, Any]] = [(f"no {key}", {k: v for k, v in event.items() if k != key}) for key in
              ("eventTime", "producer", "schemaURL", "run", "job", "eventType")]  # fmt: skip
     found += [("no object", x) for x in ([], "x", 7, None)]
-    found += [("time", {**event, "eventTime": t}) for t in ("2026-01-01", "2026-01-01T00:00:00", "2026-13-01T00:00:00Z", 3)]
+    found += [
+        ("time", {**event, "eventTime": t})
+        for t in ("2026-01-01", "2026-01-01T00:00:00", "2026-13-01T00:00:00Z", 3)
+    ]
     found += [("type", {**event, "eventType": "DONE"}), ("run id", {**event, "run": {"runId": "7"}})]
     found += [("inputs", {**event, "inputs": {}}), ("outputs", {**event, "outputs": ["x"]})]
     found += [("no name", {**event, "job": {"namespace": "n", "name": ""}})]
