@@ -23,7 +23,7 @@ Study = Annotated[
 ]
 Model = Annotated[
     str | None,
-    typer.Option(help="A released model: 8 digits or more of its digest.", show_default=False),
+    typer.Option(help="A released model: model.json, or 8 digits or more of its digest.", show_default=False),
 ]
 
 
@@ -67,7 +67,7 @@ def query(
 
     A customer is found by a keyed pseudonym, at their own silo; neither the question nor the answer is kept.
 
-    Example: foedus lineage query server --model 3f2a9c01
+    Example: foedus lineage query server --model model.json
 
     Example: foedus lineage query node --customer 00042
     """
@@ -78,7 +78,7 @@ def query(
         raise InputError("ask for --model or for --customer")
     store, say = _store(directory), _console()
     if model is not None:
-        found = tracing.trace(store, model)
+        found = tracing.trace(store, _digest(model))
         for line in tracing.lines(found):
             say(line)
         for (party, name), told in sorted(found.columns.items()) if columns else ():
@@ -122,7 +122,8 @@ def draw(
         raise InputError("draw a --model or a --study")
     store = _store(directory)
     if model is not None:
-        events, title = store.trace(model), f"Where {model[:12]}… comes from"
+        digest = _digest(model)
+        events, title = store.trace(digest), f"Where model {digest[:12]}… comes from"
     else:
         events = list(store.events(study=study))
         title = (
@@ -220,6 +221,13 @@ def send(
         raise Unreachable(found.error or f"{to}: away", remedy="what waits is sent by the next call")
     if found.refused:
         raise InputError(f"{to} refused {found.refused} events", remedy="foedus lineage show says why")
+
+
+def _digest(model: str) -> str:
+    """Of a released document in a file, or as it is given."""
+    from ..documents import Envelope
+
+    return Envelope.load(Path(model)).digest if Path(model).is_file() else model
 
 
 def _token(data: bytes, path: Path) -> str:

@@ -27,8 +27,8 @@ from openlineage.client.generated.dataset_version_dataset import DatasetVersionD
 from openlineage.client.generated.error_message_run import ErrorMessageRunFacet
 from openlineage.client.generated.job_type_job import JobTypeJobFacet
 from openlineage.client.generated.parent_run import Job, ParentRunFacet, Run
-from openlineage.client.generated.tags_dataset import TagsDatasetFacet, TagsDatasetFacetFields
-from openlineage.client.generated.tags_run import TagsRunFacet, TagsRunFacetFields
+from openlineage.client.generated.tags_dataset import TagsDatasetFacet
+from openlineage.client.generated.tags_run import TagsRunFacet
 from openlineage.client.serde import Serde
 from pydantic import AfterValidator, Field, ValidationError
 
@@ -244,6 +244,9 @@ def approvals(study: str, given: Iterable[tuple[str, Approval]]) -> Json:
 # ── OpenLineage's own ────────────────────────────────────────────────────────────────────────────
 
 
+_RUN_TAGS, _DATASET_TAGS = TagsRunFacet._get_schema(), TagsDatasetFacet._get_schema()
+
+
 def _standard(facet: Any) -> Json:
     found = Serde.to_dict(facet)
     return {k: v for k, v in found.items() if k != "_producer" and (k != "_deleted" or v)}
@@ -256,13 +259,17 @@ def parent(run: UUID, namespace: str, job: str) -> Json:
 
 def run_tags(tags: Mapping[str, str]) -> Json:
     """Tags of a run, for consumers that know no facet of ours."""
-    return _standard(TagsRunFacet(tags=[TagsRunFacetFields(k, v, "FOEDUS") for k, v in tags.items()]))
+    return {"_schemaURL": _RUN_TAGS, "tags": _tags(tags)}
 
 
 def dataset_tags(tags: Mapping[str, str]) -> Json:
     """Tags of a dataset."""
-    fields = [TagsDatasetFacetFields(k, v, "FOEDUS") for k, v in tags.items()]
-    return _standard(TagsDatasetFacet(tags=fields))
+    return {"_schemaURL": _DATASET_TAGS, "tags": _tags(tags)}
+
+
+def _tags(tags: Mapping[str, str]) -> list[Json]:
+    # By hand, not by openlineage-python's classes: every dataset of every event has some, and those take half the time.
+    return [{"key": key, "value": value, "source": "FOEDUS"} for key, value in tags.items()]
 
 
 def error(message: str) -> Json:

@@ -20,6 +20,10 @@ STUDY = "ab" * 32
 PARENT = (UUID(int=7), "foedus://server", "study")
 
 
+def parsed(picture: str) -> ElementTree.Element:
+    return ElementTree.fromstring(picture)  # noqa: S314 - our own
+
+
 def event(job: str, inputs: list[Dataset], outputs: list[Dataset], **more: object) -> e.f.Json:
     made = Event(new_run_id(), names.job(STUDY, job), "COMPLETE", PARENT, inputs, outputs, **more)  # type: ignore[arg-type]
     return e.to_json(made, "foedus://server", "urn:x")
@@ -40,7 +44,7 @@ def test_rounds_are_one_box_and_words_say_what_the_picture_shows() -> None:
         ("model", "server", 1), ("sum", "server", 3), ("table", "shop-a", 1), ("table", "shop-b", 1),
         ("update", "shop-a", 3), ("update", "shop-b", 3),
     ]  # fmt: skip
-    picture = ElementTree.fromstring(svg(drawn, "Where a <model> comes from"))
+    picture = parsed(svg(drawn, "Where a <model> comes from"))
     title, told = picture.findtext(f"{SVG}title"), picture.findtext(f"{SVG}desc")
     assert title == "Where a <model> comes from" and picture.get("role") == "img"
     assert "3 sums of server from 3 masked updates of shop-a, 3 masked updates of shop-b." in str(told)
@@ -64,7 +68,7 @@ def boxes(picture: ElementTree.Element) -> list[tuple[float, float]]:
 
 
 def test_boxes_are_apart_in_the_frame_and_arrows_go_right() -> None:
-    picture = ElementTree.fromstring(svg(Graph.of(a_study()), "t"))
+    picture = parsed(svg(Graph.of(a_study()), "t"))
     places = boxes(picture)
     for i, (x, y) in enumerate(places):
         assert (
@@ -123,7 +127,7 @@ def test_any_names_and_circles_give_a_picture(
         for i, (inputs, job, outputs) in enumerate(rows)
     ]
     drawn = Graph.of(events)
-    picture = ElementTree.fromstring(svg(drawn, title))
+    picture = parsed(svg(drawn, title))
     assert len(boxes(picture)) == len(drawn.boxes)
 
 

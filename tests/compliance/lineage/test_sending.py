@@ -83,12 +83,11 @@ def pauseless(_: float) -> None:
 
 def test_own_events_arrive_in_order_and_once(store: Lineage) -> None:
     own = [s.event for s in store.events(own=True)]
-    with serving(marquez := Marquez()):
-        with HttpEndpoint(marquez.url, token="abc") as endpoint:
-            assert send(store, endpoint).sent == 6
-            assert send(store, endpoint).sent == 0
-            tell(store, 1)
-            assert send(store, endpoint).sent == 2
+    with serving(marquez := Marquez()), HttpEndpoint(marquez.url, token="abc") as endpoint:
+        assert send(store, endpoint).sent == 6
+        assert send(store, endpoint).sent == 0
+        tell(store, 1)
+        assert send(store, endpoint).sent == 2
     assert marquez.taken[:6] == own and len(marquez.taken) == 8
     assert marquez.tokens == {"Bearer abc"}
     assert endpoints(store) == [(marquez.url, 0, 0, "")]
@@ -177,7 +176,7 @@ def test_a_file_is_appended_to_and_a_torn_line_taken_away(store: Lineage, tmp_pa
     assert read_events(file) == [s.event for s in store.events(own=True)]
     with pytest.raises(InputError):
         send(store, FileEndpoint(tmp_path))
-    assert dict((n, w) for n, w, _, _ in endpoints(store))[f"file:{tmp_path}"] == 8
+    assert {n: w for n, w, _, _ in endpoints(store)}[f"file:{tmp_path}"] == 8
 
 
 def test_a_full_disk_writes_no_half_of_a_batch(store: Lineage, tmp_path: Path) -> None:
