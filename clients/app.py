@@ -17,6 +17,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from ..documents import Envelope, canonical, parse_json
+from ..durable import disk_full
 from ..errors import FoedusError, InputError, ProtocolError, Refused, VerificationError
 from ..federation import messages as m
 from ..federation.modes import Sampler
@@ -132,6 +133,8 @@ class SiloApp:
             try:
                 content, data = step(message)
             except FoedusError as error:
+                if disk_full(error):
+                    raise  # no verdict on the study: a "no" would keep this node out of the run for good
                 content, data = self._refuse(action, error), b""
                 self._note_refusal(action, message, content)
             except Exception:
