@@ -73,13 +73,19 @@ class _Notes:
 
 
 class NodeLineage:
-    """The lineage of one node's studies. What an earlier process left open is aborted when this one begins."""
+    """The lineage of one node's studies. What an earlier process left open is aborted when this one `begin`s."""
 
     def __init__(self, home: Home, treaty: Treaty, treaty_digest: str) -> None:
         self._home, self._treaty, self._treaty_digest = home, treaty, treaty_digest
         self.store, self.subjects = of_node(home), subjects_of(home)
         self._runs: dict[str, _Notes] = {}
-        self.store.abort_open(STOPPED)
+        self._begun = False
+
+    def begin(self) -> None:
+        """This process is the node now; whoever only looks at the directory does not call it."""
+        if not self._begun:
+            self.store.abort_open(STOPPED)
+            self._begun = True
 
     def accept(self, permit: Permit, started: datetime, epsilon: float) -> None:
         """The node takes part in a run, which began (so the server's log) at `started`.
@@ -87,6 +93,7 @@ class NodeLineage:
         Args:
             epsilon: what this silo's customers have paid for the study so far.
         """
+        self.begin()
         study, digest = permit.study, permit.digest
         origin, party = self._treaty.coordinator.origin, self._home.party
         notes = _Notes(

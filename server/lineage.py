@@ -6,7 +6,7 @@ knows what their receipts say: the table's name, and the entry of the silo's log
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from .case import Case
 
 PRODUCER = "https://foedus.invalid/foedus-server"
 FILE = "lineage.db"
+_ROUNDS = 100  # in one event
 
 
 def of_server(home: Path, origin: str) -> Lineage:
@@ -73,7 +74,8 @@ class RunLineage:
         case = self._case
         events: list[Event] = []
         for silo, receipt in sorted(receipts.items()):
-            events += pair(self._part(f"silo {silo}", [], *self._by_receipt(silo, receipt), {}))
+            for number, (given, made) in enumerate(self._by_receipt(silo, receipt)):
+                events += pair(self._part(f"silo {silo}", [str(number)], given, made, {}))
         origins = [
             names.document("study", case.origin, self._study),
             *(names.document("approval", case.origin, name) for name, _ in self._given),
@@ -94,15 +96,18 @@ class RunLineage:
         """The coordinator ends the run without a release."""
         self.store.emit(self._own("FAIL", (), {**self._facets, "errorMessage": f.error(reason[:500])}))
 
-    def _by_receipt(self, silo: str, receipt: Envelope) -> tuple[list[Dataset], list[Dataset]]:
+    def _by_receipt(self, silo: str, receipt: Envelope) -> Iterator[tuple[list[Dataset], list[Dataset]]]:
+        """What a silo took and gave, a hundred rounds an event: of a thousand, one event would be too large."""
         case = self._case
         entries = receipt.payload.get("cohorts")
-        cohorts = [
-            names.cohort(silo, case.study.purpose, str(entry))
-            for _, entry in sorted(entries.items() if isinstance(entries, dict) else ())
-        ]
-        given = [names.update(silo, self._study, case.run, s.round) for s in case.sums if silo in s.survivors]
-        return [names.table(silo, case.study.table.name), *cohorts], given
+        known = entries if isinstance(entries, dict) else {}
+        rounds = [s.round for s in case.sums if silo in s.survivors]
+        orders = names.table(silo, case.study.table.name)
+        for start in range(0, len(rounds), _ROUNDS):
+            part = rounds[start : start + _ROUNDS]
+            told = [str(known[str(number)]) for number in part if str(number) in known]
+            cohorts = [names.cohort(silo, case.study.purpose, entry) for entry in told]
+            yield [orders, *cohorts], [names.update(silo, self._study, case.run, n) for n in part]
 
     def _own(
         self,

@@ -35,7 +35,7 @@ _TYPES = frozenset({"START", "RUNNING", "COMPLETE", "ABORT", "FAIL", "OTHER"})
 _SPEC = "https://openlineage.io/spec/2-0-2/OpenLineage.json#/$defs"
 SCHEMA_URL = f"{_SPEC}/RunEvent"
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[^\s<>\"{}|\\^`]+")
-MAX_EVENT = 1 << 20
+MAX_EVENT = 4 << 20
 """Bytes of one event: larger ones are refused, whoever made them."""
 MAX_FILE = 256 << 20
 

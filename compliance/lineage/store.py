@@ -369,8 +369,9 @@ class Lineage(Store):
 
 
 def pair(event: e.Event) -> tuple[e.Event, e.Event]:
-    """A run that begins and ends in one go: its START, which says nothing of results, and its COMPLETE."""
-    return replace(event, event="START", outputs=()), event
+    """A run that begins and ends in one go: a START, and its COMPLETE, in which all of it stands."""
+    before = {name: facet for name, facet in event.facets.items() if name == f.Purpose.facet}
+    return replace(event, event="START", inputs=(), outputs=(), facets=before), event
 
 
 def _next(db: sqlite3.Connection) -> int:

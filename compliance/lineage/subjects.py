@@ -9,7 +9,8 @@ So the file names nobody, and without `lineage.key` (mode 0600) nobody can tell 
 use to use; deleting the key shreds all of it. With the key and a customer's id the silo finds what they were used for.
 `forget` takes a customer out of every list; the freed bytes are overwritten.
 
-A list holds whoever was in the use in any of its rounds. Nothing of this leaves the silo.
+A list holds whoever was in the use in any of its rounds, noted before the round: also where it was refused in the end.
+Nothing of this leaves the silo.
 """
 
 from __future__ import annotations

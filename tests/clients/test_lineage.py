@@ -215,7 +215,9 @@ def test_a_node_that_stops_leaves_its_runs_aborted(play: Rehearsal) -> None:
     assert play.ask(NODE, play.vector_request(NODE, 1), play.weights).refusal is None
     store = Store(play.home(NODE) / "lineage.db")
     assert len(store.open_runs()) == 2  # the study, and the round whose sum is not opened
-    play.restart(NODE)
+    app = play.restart(NODE)
+    assert len(store.open_runs()) == 2  # `foedus node check` makes one too: who only looks ends nothing
+    app.lineage.begin()
     assert store.open_runs() == []
     assert ends(store, "round") == ["START", "ABORT"] and ends(store, "node") == ["START", "ABORT"]
 
