@@ -240,6 +240,7 @@ def show(
     out.print(
         f"cohort     {treaty.min_cohort} to {treaty.max_cohort} customers a silo; orders at most {treaty.retention_days} days old"
     )
+    out.print(f"groups     of {treaty.min_group} people or more (k), over all silos, may be shown")
     out.print(f"approvals  {', '.join(treaty.approval_chain)}: {', '.join(a.name for a in treaty.approvers)}")
     for terms in treaty.purposes:
         out.print(f"purpose    {escape(terms.purpose)}: {terms.budget}")

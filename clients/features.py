@@ -32,13 +32,14 @@ from .sources import check_columns, require
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
-Side = Literal["train", "validate", "test"]
+Side = Literal["train", "validate", "test", "all"]
 SIDES: dict[Task, Side] = {
     "statistics": "train",
     "curvature": "train",
     "train": "train",
     "validate": "validate",
     "evaluate": "test",
+    "count": "all",
 }
 _LEAST_GAP = 14.0  # days: a customer who orders more often than every two weeks counts as every two weeks
 
@@ -325,7 +326,7 @@ def measured(frame: pd.DataFrame, features: Sequence[AnyFeature], names: Table) 
             codes.append(np.array([known.get(v, -1) if isinstance(v, str) else -1 for v in found], np.int64))
             continue
         name, of_column = feature.called, isinstance(feature, NumberColumn)
-        numbers = _numbers(frame[name])
+        numbers = as_numbers(frame[name])
         if isinstance(feature, NumberColumn):
             if (np.isnan(numbers) & ~_missing(frame[name])).any():
                 raise InputError(
@@ -349,8 +350,8 @@ def measured(frame: pd.DataFrame, features: Sequence[AnyFeature], names: Table) 
     )
 
 
-def _numbers(found: pd.Series[Any]) -> Floats:
-    """NaN where there is none; pandas would take a day for a number of nanoseconds."""
+def as_numbers(found: pd.Series[Any]) -> Floats:
+    """A column as numbers; NaN where there is none; pandas would take a day for a number of nanoseconds."""
     if found.dtype.kind in "mM":
         return np.full(len(found), np.nan)
     return pd.to_numeric(found, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)

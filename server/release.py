@@ -17,8 +17,12 @@ from uuid import uuid4
 from ..compliance import evidence
 from ..compliance.lineage import Dataset, Event, Lineage, privacy_facet
 from ..documents import Envelope, b64, canonical
+from ..errors import InputError
+from ..federation import course
+from ..federation.counting import CountStudy
 from ..federation.secure_sum import Sum
-from ..federation.tasks import evaluate, train
+from ..federation.study import Study
+from ..federation.tasks import count, evaluate, train
 from .case import Case
 
 RELEASE = "release"
@@ -27,8 +31,8 @@ PRODUCER = "https://foedus.invalid/foedus-server"
 
 def release(
     case: Case,
-    state: train.State,
-    metrics: evaluate.Metrics,
+    state: course.State,
+    metrics: evaluate.Metrics | None,
     receipts: Mapping[str, Envelope],
     epsilon: float,
 ) -> Path:
@@ -57,7 +61,7 @@ def release(
 
 
 def _released(
-    case: Case, state: train.State, metrics: evaluate.Metrics, epsilon: float
+    case: Case, state: course.State, metrics: evaluate.Metrics | None, epsilon: float
 ) -> dict[str, Envelope]:
     kept = case.kept.kept(RELEASE)
     if kept is None:
@@ -68,7 +72,7 @@ def _released(
 
 
 def _envelopes(
-    case: Case, state: train.State, metrics: evaluate.Metrics, epsilon: float
+    case: Case, state: course.State, metrics: evaluate.Metrics | None, epsilon: float
 ) -> dict[str, Envelope]:
     study = case.study
     common = {
@@ -79,6 +83,17 @@ def _envelopes(
         "per": case.treaty.per(study.purpose).model_dump(mode="json"),
         "mode": study.privacy.mode.name,
     }
+    if isinstance(study, CountStudy) and isinstance(state, count.State) and state.total is not None:
+        table = {
+            **common,
+            "what": "table",
+            "purpose": study.purpose,
+            "count": study.count.model_dump(mode="json"),
+            "table": count.table(state.total, study, case.treaty, state.silos),
+        }
+        return {"table.json": Envelope(RELEASE, table).signed(case.origin, case.key)}
+    if not isinstance(study, Study) or not isinstance(state, train.State) or metrics is None:
+        raise InputError("a study that has nothing to release")
     model = {
         **common,
         "what": "model",
@@ -178,7 +193,8 @@ def _draw_lineage(case: Case, epsilon: float) -> str:
         ]
     run_id = uuid4()
     updates = [Dataset(f"{silo}/masked updates {short}") for silo in silos]
-    outputs = [Dataset(f"model {short}"), Dataset(f"metrics {short}")]
+    names = ("table",) if isinstance(study, CountStudy) else ("model", "metrics")
+    outputs = [Dataset(f"{name} {short}") for name in names]
     events += [
         Event(run_id, f"secure sum {short}", "START", [*updates, Dataset(f"study {short}")], outputs),
         Event(
