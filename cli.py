@@ -14,7 +14,7 @@ from rich.markup import escape
 from .clients.cli import node_app
 from .clients.consent_cli import consent_app
 from .clients.ledger_cli import ledger_app
-from .clients.mask_cli import mask
+from .clients.mask_cli import mask, mask_union
 from .clients.masking_cli import columns, pseudonyms_app
 from .clients.watch_cli import watch_app
 from .errors import FoedusError
@@ -48,6 +48,7 @@ app.add_typer(treaty_app, name="treaty")
 app.add_typer(pseudonyms_app, name="pseudonyms")
 app.command()(columns)
 app.command()(mask)
+app.command("mask-union")(mask_union)
 
 Orders = Annotated[
     Path | None,

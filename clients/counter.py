@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 
@@ -85,16 +86,7 @@ def load(orders: ibis.Table, study: CountStudy, cohort: pd.DataFrame, retention_
         InputError: a missing column, a value without a group, a customer in two cells, a missing or infinite number.
     """
     frame = _frame(orders, study, cohort, retention_days)
-    cells = cells_of(frame, study)
-    customers = frame[CUSTOMER].to_numpy(dtype=np.str_)
-    first = np.concatenate([np.ones(min(len(customers), 1), bool), customers[1:] != customers[:-1]])
-    starts = np.flatnonzero(first)
-    own = np.cumsum(first) - 1
-    if torn := len(set(own[cells != cells[starts][own]])):
-        raise InputError(
-            f"{torn} customers have rows in different cells of the study's table",
-            remedy="say the same of a customer in every row; a customer is counted once",
-        )
+    cells, starts, own = _placed(frame, study)
     values = None
     if study.count.of is not None:
         values = as_numbers(frame[study.count.of.called])
@@ -104,10 +96,69 @@ def load(orders: ibis.Table, study: CountStudy, cohort: pd.DataFrame, retention_
                 remedy="complete those rows, or leave them out of the table",
             )
         values = np.add.reduceat(values, starts) / np.bincount(own) if len(starts) else values
-    return Counted(customers[starts], cells[starts], values)
+    return Counted(frame[CUSTOMER].to_numpy(dtype=np.str_)[starts], cells[starts], values)
 
 
-def _frame(orders: ibis.Table, study: CountStudy, cohort: pd.DataFrame, retention_days: int) -> pd.DataFrame:
+def _placed(frame: pd.DataFrame, study: CountStudy) -> tuple[Integers, Integers, Integers]:
+    """Each row's cell, each customer's first row, and each row's customer.
+
+    Raises:
+        InputError: as `cells_of`; a customer in two cells.
+    """
+    cells = cells_of(frame, study)
+    customers = frame[CUSTOMER].to_numpy(dtype=np.str_)
+    first = np.concatenate([np.ones(min(len(customers), 1), bool), customers[1:] != customers[:-1]])
+    starts, own = np.flatnonzero(first), np.cumsum(first) - 1
+    if torn := len(set(own[cells != cells[starts][own]])):
+        raise InputError(
+            f"{torn} customers have rows in different cells of the study's table",
+            remedy="say the same of a customer in every row; a customer is counted once",
+        )
+    return cells, starts, own
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A silo's customers with their cells, a row each, and what else is wanted of them; never leaves it.
+
+    `source` is the whole table.
+    """
+
+    cells: Integers
+    others: pd.DataFrame
+    source: pd.DataFrame
+
+
+def labelled(
+    source: Source, study: CountStudy, cohort: pd.DataFrame, retention_days: int, keep: Sequence[str]
+) -> Labelled:
+    """Each customer's cell and the columns in `keep`, which of an order log are quantities.
+
+    Raises:
+        InputError: as `load`; `keep` has the customer, or what is not there.
+    """
+    text = {k.column for k in study.count.by if k.column is not None and k.cuts is None}
+    with source.orders(study.table, text) as orders:
+        if study.table.customer in keep:
+            raise InputError(f"{study.table.customer!r} names the customers: it stays")
+        if lacking := [] if study.reads_orders else [c for c in keep if c not in orders.columns]:
+            raise InputError(f"the table has no column {lacking[0]!r}")
+        frame = _frame(orders, study, cohort, retention_days, keep)
+        whole: pd.DataFrame = orders.to_pyarrow().to_pandas()
+    if lacking := [c for c in keep if c not in frame.columns]:
+        raise InputError(f"the order log gives no quantity {lacking[0]!r}")
+    cells, starts, _ = _placed(frame, study)
+    rows = frame.iloc[starts].reset_index(drop=True)
+    return Labelled(cells[starts], rows[list(keep)], whole)
+
+
+def _frame(
+    orders: ibis.Table,
+    study: CountStudy,
+    cohort: pd.DataFrame,
+    retention_days: int,
+    keep: Sequence[str] = (),
+) -> pd.DataFrame:
     """The keys' and the quantity's columns, by `CUSTOMER`."""
     of = study.count.of
     if study.count.as_of is not None:
@@ -123,7 +174,11 @@ def _frame(orders: ibis.Table, study: CountStudy, cohort: pd.DataFrame, retentio
             raise InputError(f"{of.column!r} is a category and a quantity at once")
         measured.add(of.column)
     return columns(
-        orders, study.table, [NumberColumn(column=name) for name in sorted(measured)], cohort, also=text
+        orders,
+        study.table,
+        [NumberColumn(column=name) for name in sorted(measured)],
+        cohort,
+        also=[*text, *keep],
     )
 
 

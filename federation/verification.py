@@ -101,7 +101,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Report:
-    """What held. `survivors` maps each round to its silos."""
+    """What held. `survivors` maps each round to its silos; `started` is when, by the log."""
 
     checks: tuple[Check, ...]
     study: AnyStudy
@@ -109,6 +109,7 @@ class Report:
     treaty: Treaty
     treaty_digest: str
     run: str
+    started: datetime
     epsilon: float
     survivors: Mapping[int, tuple[str, ...]]
     metrics: Mapping[str, Any]
@@ -144,6 +145,7 @@ def verify(path: Path, *, own_treaty: Path | None = None) -> Report:
         treaty=case.treaty,
         treaty_digest=case.treaty_envelope.digest,
         run=case.run,
+        started=datetime.fromisoformat(case.started_at),
         epsilon=case.epsilon,
         survivors=case.survivors,
         metrics=case.metrics,
@@ -159,6 +161,7 @@ class _Bundle:
     study_envelope: Envelope
     run: str
     _started: int
+    started_at: str
     epsilon: float
     metrics: Mapping[str, Any]
 
@@ -246,7 +249,7 @@ class _Bundle:
         started = [(i, e) for i, e in self._mine("run.started") if e["details"]["run"] == self.run]
         if len(started) != 1:  # with two, one could have its order and the other its time looked at
             raise VerificationError(f"the log holds {len(started)} starts of this run")
-        self._started = started[0][0]
+        self._started, self.started_at = started[0][0], str(started[0][1]["time"])
         approvals.require(
             given,
             self.treaty,
