@@ -383,6 +383,10 @@ class _Bundle:
             opaque = [envelope.payload[name] for name in ("vector", "shares") if name in envelope.payload]
             if not all(isinstance(value, str) and _DIGEST.fullmatch(value) for value in opaque):
                 raise VerificationError(f"round {number}: a statement of {silo} with a digest that is none")
+            if not isinstance(envelope.payload.get("check", ""), str):
+                raise VerificationError(
+                    f"round {number}: a statement of {silo} with a check value that is none"
+                )
             context = self._contexts.get(str(envelope.payload["context"]))
             if context is None or envelope.payload["round"] != number or number not in context.rounds:
                 raise VerificationError(

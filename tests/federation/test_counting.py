@@ -21,7 +21,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.bundles import Tampered
-from support.orders import PURPOSE, copy_of, no_noise, small_world
+from support.orders import PURPOSE, copy_of, make_count, no_noise, order_log, small_world
 from support.sums import scratch
 
 import foedus.verify_foedus as one_file
@@ -35,7 +35,7 @@ from foedus.demo.simulate import Simulated, prepare, simulate
 from foedus.demo.world import World
 from foedus.documents import Envelope
 from foedus.errors import FoedusError, InputError, Refused
-from foedus.federation.counting import CountDraft, CountStudy, count_draft
+from foedus.federation.counting import CountDraft, CountStudy
 from foedus.federation.fitting import resolve
 from foedus.federation.limits import check_against
 from foedus.federation.study import load_any, load_draft, parse
@@ -49,40 +49,24 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 
 
-def a_draft(**changes: Any) -> CountDraft:
-    content: dict[str, Any] = {
-        "title": "customers by recency and orders",
-        "author": "dana",
-        "purpose": PURPOSE,
-        "count": {
-            "as_of": "2024-03-01",
-            "by": [{"name": "recency", "cuts": [30, 90, 365]}, {"name": "orders", "cuts": [4, 8, 16]}],
-            "of": {"name": "amount", "upper": 800},
-        },
-        "privacy": {"epsilon": 8.0},
-        "trip_seconds": 0.3,
-    }
-    return count_draft(content | changes, HERE)
-
-
 def by_columns(**changes: Any) -> CountDraft:
     """A study of a table of customers."""
     keys = [
         {"column": "city", "groups": {"north": ["Oslo", "Bergen"], "south": ["Rome"]}},
         {"column": "age", "cuts": [30, 60]},
     ]
-    return a_draft(count={"by": keys} | changes)
+    return make_count(count={"by": keys} | changes)
 
 
 @pytest.fixture(scope="module")
 def counted_world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return small_world(tmp_path_factory.mktemp("counts") / "world", a_draft())
+    return small_world(tmp_path_factory.mktemp("counts") / "world", make_count())
 
 
 @pytest.fixture(scope="module")
 def run(counted_world: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[World, Simulated]:
     world = copy_of(counted_world, tmp_path_factory.mktemp("run") / "world")
-    return world, simulate(world, a_draft())
+    return world, simulate(world, make_count())
 
 
 @pytest.fixture
@@ -155,7 +139,7 @@ def test_the_count_is_in_every_ledger_and_costs_what_the_release_says(run: tuple
 
 
 def test_without_noise_counts_sums_and_means_are_exact(world: World) -> None:
-    found = simulate(world, a_draft(), sampler=no_noise)
+    found = simulate(world, make_count(), sampler=no_noise)
     table, exact = released(found)["table"], truth(world)
     for place, cell in enumerate(table["cells"]):
         assert cell["count"] == (exact[place] if exact[place] >= table["least"] else None)
@@ -166,7 +150,7 @@ def test_without_noise_counts_sums_and_means_are_exact(world: World) -> None:
 def test_4_and_4_and_4_and_4_pass_where_no_silo_alone_would(tmp_path: Path) -> None:
     """Cells that no silo could show alone, at k = 10, are shown once they are counted over all."""
     by = [{"name": "recency", "cuts": [20, 40, 60, 120]}, {"name": "orders", "cuts": [4, 6, 8, 10, 12, 15]}]
-    draft = a_draft(count={"as_of": "2024-03-01", "by": by}, privacy={"epsilon": 50.0, "delta": 9e-4})
+    draft = make_count(count={"as_of": "2024-03-01", "by": by}, privacy={"epsilon": 50.0, "delta": 9e-4})
     world = small_world(tmp_path / "world", draft)
     recency, orders = [k["cuts"] for k in by]
     alone = [truth(replace(world, homes={"one": path}), recency, orders) for path in world.homes.values()]
@@ -176,11 +160,25 @@ def test_4_and_4_and_4_and_4_pass_where_no_silo_alone_would(tmp_path: Path) -> N
 
 
 def test_a_lost_silo_costs_epsilon_and_the_margin_follows_those_who_answered(world: World) -> None:
-    found = simulate(world, a_draft(), drop=lambda node, kind, _: node == 103 and kind == "query.vector")
+    found = simulate(world, make_count(), drop=lambda node, kind, _: node == 103 and kind == "query.vector")
     table = released(found)["table"]
     assert table["silos"] == 3
     report = verify(found.evidence)
     assert report.survivors[1] == tuple(sorted(world.homes))[:3]
+
+
+@pytest.mark.parametrize("mode", ["local", "central"])
+def test_both_accept_counts_under_other_noise(
+    mode: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    by = [{"name": "orders", "cuts": [4, 8]}]
+    draft = make_count(count={"as_of": "2024-03-01", "by": by}, privacy={"epsilon": 8.0, "mode": mode})
+    world = small_world(tmp_path / "world", draft, orders=order_log(500))
+    found = simulate(world, draft)
+    report = verify(found.evidence, own_treaty=world.server / "treaty.json")
+    assert report.metrics["shown"] == released(found)["table"]["shown"] >= 1
+    assert one_file.main([str(found.evidence), "--treaty", str(world.server / "treaty.json")]) == 0
+    assert f"{mode} noise" in capsys.readouterr().out
 
 
 # ── who cheats ───────────────────────────────────────────────────────────────────────────────────
@@ -275,7 +273,7 @@ def refusals(world: World) -> set[str]:
 def test_a_node_refuses_a_k_that_the_server_or_the_author_lowered(
     world: World, signed: bool, code: str
 ) -> None:
-    grid, case = prepare(world, a_draft())
+    grid, case = prepare(world, make_count())
     payload = dict(case.study_envelope.payload) | {"k": 3}
     altered = Envelope("study", payload, dict(case.study_envelope.signatures))
     if signed:
@@ -291,15 +289,15 @@ def test_a_node_refuses_a_k_that_the_server_or_the_author_lowered(
 
 def test_a_k_under_the_treatys_is_refused_and_left_out_it_is_the_treatys(counted_world: World) -> None:
     treaty, digest = counted_world.treaty, counted_world.treaty_envelope.digest
-    assert resolve(a_draft(), treaty, digest).k == treaty.min_group == 10
+    assert resolve(make_count(), treaty, digest).k == treaty.min_group == 10
     with pytest.raises(Refused, match="k = 9 is under the treaty's 10") as refused:
-        resolve(a_draft(k=9), treaty, digest)
+        resolve(make_count(k=9), treaty, digest)
     assert refused.value.code == "K_UNDER_FLOOR"
     with pytest.raises(Refused, match="more than the 40000 customers"):
-        resolve(a_draft(k=40_001), treaty, digest)
+        resolve(make_count(k=40_001), treaty, digest)
     stricter = treaty.model_copy(update={"min_group": 30})
     with pytest.raises(Refused, match="under the treaty's 30"):
-        check_against(resolve(a_draft(k=20), treaty, digest), stricter, digest)
+        check_against(resolve(make_count(k=20), treaty, digest), stricter, digest)
 
 
 # ── the gate ─────────────────────────────────────────────────────────────────────────────────────
@@ -334,7 +332,7 @@ def test_noise_passes_a_margin_no_more_often_than_the_bound_says() -> None:
 def test_a_person_at_two_partners_does_not_make_two_people(counted_world: World) -> None:
     """Without an attestation one person may count once at each partner."""
     treaty = counted_world.treaty
-    study = resolve(a_draft(), treaty, counted_world.treaty_envelope.digest)
+    study = resolve(make_count(), treaty, counted_world.treaty_envelope.digest)
     overlap = treaty.overlap.model_copy(update={"max_partners_per_customer": 4})
     scale = 2**study.privacy.scale_bits_count
     more = count.least(study, treaty.model_copy(update={"overlap": overlap}), 4) - count.least(
@@ -379,7 +377,7 @@ def test_a_customer_of_the_cohort_is_counted_once_in_the_group_of_its_values(cou
     assert counted(GOOD, counted_world, by_columns()).tolist() == [1, 1, 0, 0, 1, 1]
     by = [{"column": "city", "levels": ["Rome"], "other": "elsewhere"}]
     of = {"column": "spend", "lower": 0, "upper": 100}
-    found = counted(GOOD, counted_world, a_draft(count={"by": by, "of": of}))
+    found = counted(GOOD, counted_world, make_count(count={"by": by, "of": of}))
     assert found[:2].tolist() == [2, 2]
     assert found[2:] == pytest.approx(
         [(-0.6) + (-0.2), (-0.8) + 1.0], abs=0.04
@@ -408,7 +406,7 @@ def test_a_value_without_a_group_is_refused_unless_the_study_has_a_place_for_it(
         counted(frame, counted_world, by_columns())
     assert "Paris" not in error.value.message + error.value.remedy
     keys = [key.model_dump(mode="json") | {"other": "other"} for key in by_columns().count.by]
-    assert counted(frame, counted_world, a_draft(count={"by": keys})).sum() == 4
+    assert counted(frame, counted_world, make_count(count={"by": keys})).sum() == 4
 
 
 def test_a_customer_in_two_cells_or_a_missing_quantity_is_refused(counted_world: World) -> None:
@@ -426,7 +424,7 @@ def test_a_customer_in_two_cells_or_a_missing_quantity_is_refused(counted_world:
 def test_one_customer_moves_the_sum_by_no_more_than_is_paid_for(
     counted_world: World, values: list[float], seed: int
 ) -> None:
-    study = resolve(a_draft(), counted_world.treaty, counted_world.treaty_envelope.digest)
+    study = resolve(make_count(), counted_world.treaty, counted_world.treaty_envelope.digest)
     cells = np.random.default_rng(seed).integers(0, 16, len(values))
     scale = 2**study.privacy.scale_bits_count
     for one in range(len(values)):
@@ -488,7 +486,7 @@ def test_a_level_of_a_hierarchy_becomes_groups(tmp_path: Path) -> None:
 def test_a_signed_study_reads_the_same_whatever_the_order_of_its_groups(counted_world: World) -> None:
     groups = {"z": ["1"], "a": ["2"], "\U0001d54f": ["3"], "\uff21": ["4"]}
     study = resolve(
-        a_draft(count={"by": [{"column": "c", "groups": groups}]}),
+        make_count(count={"by": [{"column": "c", "groups": groups}]}),
         counted_world.treaty,
         counted_world.treaty_envelope.digest,
     )
