@@ -7,6 +7,7 @@
 # Against others' released packages, which it installs beside (.venv-rivals):
 #   make bench-secagg     our secure sum and theirs, timed in one run; fails if a bar is missed
 #   make bench-auditlog   the audit log beside pymerkle and plain SQLite, kill -9, power cuts, 10,000 attacks
+#   make bench-union      cells kept by one gate over all silos, beside a gate at each; by pyCANON, too
 #   make bench-masking    masked tables beside anjana's, anonypy's and by pyCANON's measures
 #   make redteam-rivals   the attacks ours is tested with, on theirs
 PYTHON ?= python3
@@ -25,7 +26,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: demo test redteam check install clean redteam-rivals \
 	bench-accountant bench-anomalies bench-auditlog bench-consent bench-dpsgd bench-lineage bench-masking bench-noise bench-secagg bench-trips \
-	bench-utility bench-verify
+	bench-union bench-utility bench-verify
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "foedus needs Python 3.11 or newer")'
@@ -80,6 +81,11 @@ bench-masking: $(RIVALS_STAMP)
 bench-auditlog: $(RIVALS_STAMP)
 	$(RIVALS)/bin/python -m pytest -q tests/compliance/test_auditlog_differential.py
 	PYTHONPATH=tests $(RIVALS)/bin/python benchmarks/auditlog.py --write docs/benchmarks/auditlog.md $(BENCH_ARGS)
+
+# Half a minute. What pyCANON says of the union's rows is tested here, too. Exits non-zero on a miss.
+bench-union: $(RIVALS_STAMP)
+	$(RIVALS)/bin/python -m pytest -q tests/clients/test_release_gate.py
+	$(BIN)/python benchmarks/union.py --write docs/benchmarks/union.md $(BENCH_ARGS)
 
 redteam-rivals: $(RIVALS_STAMP)
 	$(RIVALS)/bin/python benchmarks/rivals_redteam.py

@@ -15,7 +15,7 @@ from .clients.cli import node_app
 from .clients.consent_cli import consent_app
 from .clients.ledger_cli import ledger_app
 from .clients.lineage_cli import lineage_app
-from .clients.mask_cli import mask
+from .clients.mask_cli import mask, mask_union
 from .clients.masking_cli import columns, pseudonyms_app
 from .clients.report_cli import report_app
 from .clients.watch_cli import watch_app
@@ -52,6 +52,7 @@ app.add_typer(treaty_app, name="treaty")
 app.add_typer(pseudonyms_app, name="pseudonyms")
 app.command()(columns)
 app.command()(mask)
+app.command("mask-union")(mask_union)
 
 Orders = Annotated[
     Path | None,
@@ -244,6 +245,7 @@ def show(
     out.print(
         f"cohort     {treaty.min_cohort} to {treaty.max_cohort} customers a silo; orders at most {treaty.retention_days} days old"
     )
+    out.print(f"groups     of {treaty.min_group} people or more (k), over all silos, may be shown")
     out.print(f"approvals  {', '.join(treaty.approval_chain)}: {', '.join(a.name for a in treaty.approvers)}")
     for terms in treaty.purposes:
         out.print(f"purpose    {escape(terms.purpose)}: {terms.budget}")

@@ -30,12 +30,12 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
 NAMED = ("treaty.json", "study.json", "approvals.json", "log/entries.jsonl", "log/checkpoint.txt", "keys.json",
-         "rounds.jsonl", "receipts.json", "release/model.json", "release/metrics.json", "lineage.jsonl")
+         "rounds.jsonl", "receipts.json", "release/model.json", "release/metrics.json", "release/table.json", "lineage.jsonl")
 MAX_FILE, MAX_TOTAL = 256 << 20, 512 << 20
 MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError, RecursionError)
 
@@ -102,7 +102,7 @@ class Case:
         Doesn't: that any of them is true; the other checks do. Of lineage.jsonl nothing else is checked at all.
         """
         own = document(self.treaty_path.read_bytes(), "your treaty")
-        self.t, self.treaty_digest = fits(own["payload"], TREATY, "your treaty"), digest(own)
+        self.t, self.treaty_digest = fits({"min_group": 10, **own["payload"]}, TREATY, "your treaty"), digest(own)
         self.parties = {p["name"]: p["signing_key"] for p in self.t["parties"]}
         self.threshold = max((len(self.parties) + self.t["colluders"]) // 2 + 1, self.t["min_silos"])
         must(self.path.stat().st_size <= MAX_TOTAL, "larger than a bundle may be")
@@ -147,6 +147,10 @@ class Case:
         must(len(terms) == 1, f"the treaty does not permit the purpose {self.s['purpose']!r}")
         must(privacy["delta"] <= terms[0]["delta"], "δ is over the treaty's")
         must(privacy["epsilon"] <= terms[0]["epsilon"], "ε is over the treaty's")
+        self.counts = self.s["task"] == "count"
+        if self.counts:
+            most = len(self.parties) * self.t["max_cohort"]
+            must(self.t["min_group"] <= self.s["k"] <= most, f"k = {self.s['k']} is under the treaty's, or over all customers")
         self.tasks = tasks_of(self.s)
         self.plans = {task: plan_of(task, self.s, self.t) for task in set(self.tasks)}
         most = epsilon_of([self.event(n, self.threshold) for n in range(1, len(self.tasks) + 1)], privacy["delta"])
@@ -285,6 +289,8 @@ class Case:
         study's own arithmetic; ε and δ claimed are those recomputed; releases are signed, logged, and permitted.
         Doesn't: that the sums are right (7 and 10), or that the model is of use.
         """
+        if self.counts:
+            return self.released_table()
         state, number, due = State(self.s), 1, set[int]()
         while True:
             due.add(number)
@@ -297,31 +303,17 @@ class Case:
         must(due == set(self.totals), "rounds were run after training was over")
         metrics = metrics_of(self.totals[number], self.s, len(self.survivors[number]))
         logged = {e["details"]["file"]: e["details"] for _, e in self.mine("released") if e["details"]["run"] == self.run}
-        privacy, shown = self.s["privacy"], []
+        must("release/table.json" not in self.files and "table.json" not in logged, "a table, released by a study that trains")
+        shown = []
         for what in ("model", "metrics"):
             name = f"release/{what}.json"
             if not self.s["release"][what]:
                 must(name not in self.files and f"{what}.json" not in logged, f"{name}: against the release rule")
                 continue
             shown.append(what)
-            found = document(self.file(name), name)
-            self.by_coordinator(found, "release")
-            told, entry = found["payload"], logged.get(f"{what}.json", {})
-            must(entry.get("digest") == digest(found), f"{name} is not the release in the log")
-            expected = {"study": self.digest, "run": self.run, "what": what, "mode": privacy["mode"], "delta": privacy["delta"]}
-            expected["per"] = {
-                "unit": "customer", "partners": self.t["overlap"]["max_partners_per_customer"],
-                "budget": next(p for p in self.t["purposes"] if p["purpose"] == self.s["purpose"]),
-            }
-            if what == "model":
-                copied = ("purpose", "table", "model", "features", "scaling", "label")
-                expected |= {k: self.s[k] for k in copied}
-            numbers = {"epsilon", "learned", "weights"} if what == "model" else {"epsilon", "metrics"}
-            must(set(told) == set(expected) | numbers, f"{name}: other fields than a release has")
-            for key, value in expected.items():
-                must(canonical(told[key]) == canonical(value), f"{name}: its {key} is not the study's")
-            for claimed in (told["epsilon"], entry["epsilon"]):
-                close([claimed], [self.e], f"{name}: the ε it claims", 1e-6)
+            copied = ("purpose", "table", "model", "features", "scaling", "label") if what == "model" else ()
+            numbers = {"learned", "weights"} if what == "model" else {"metrics"}
+            told = self.released(what, {k: self.s[k] for k in copied}, numbers, logged)
             if what == "model":
                 close(told["weights"], state.weights, f"{name}: the weights")
                 close(told["learned"], state.learned, f"{name}: the scales")
@@ -334,6 +326,51 @@ class Case:
                     claimed = [x for point in claimed for x in point]
                 close(claimed if key == "roc" else [claimed], value, f"{name}: {key}")
         return f"every model sent is what the sums give; released and recomputed: {', '.join(shown) or 'nothing'}"
+
+    def released(self, what: str, copied: dict[str, Any], more: set[str], logged: dict[str, Any]) -> dict[str, Any]:
+        """A release's content: signed by the coordinator, in the log, of this run, at the ε recomputed, with these fields."""
+        name, privacy = f"release/{what}.json", self.s["privacy"]
+        found = document(self.file(name), name)
+        self.by_coordinator(found, "release")
+        told, entry = found["payload"], logged.get(f"{what}.json", {})
+        must(entry.get("digest") == digest(found), f"{name} is not the release in the log")
+        expected = {"study": self.digest, "run": self.run, "what": what, "mode": privacy["mode"], "delta": privacy["delta"]}
+        expected["per"] = {
+            "unit": "customer", "partners": self.t["overlap"]["max_partners_per_customer"],
+            "budget": next(p for p in self.t["purposes"] if p["purpose"] == self.s["purpose"]),
+        }
+        expected |= copied
+        must(set(told) == set(expected) | more | {"epsilon"}, f"{name}: other fields than a release has")
+        for key, value in expected.items():
+            must(canonical(told[key]) == canonical(value), f"{name}: its {key} is not the study's")
+        for claimed in (told["epsilon"], entry["epsilon"]):
+            close([claimed], [self.e], f"{name}: the ε it claims", 1e-6)
+        return told  # type: ignore[no-any-return]
+
+    def released_table(self) -> str:
+        """Of a counting study check 9 proves: exactly those cells are shown whose noisy count is (k − 1)·m and a margin
+        or more, so that any holds fewer than k people with a probability of 10⁻⁶ at most; their numbers are the sum's.
+        Doesn't: that silos counted honestly. The noisy sums of suppressed cells are in this bundle: do not pass it on.
+        """
+        must(set(self.totals) == {1} and self.sent[1] == (), "a counting study has one sum, and sends no model")
+        logged = {e["details"]["file"]: e["details"] for _, e in self.mine("released") if e["details"]["run"] == self.run}
+        other = {"model.json", "metrics.json"}
+        must(not other & set(logged) and not {f"release/{n}" for n in other} & set(self.files), "a model, released by a count")
+        told = self.released("table", {k: self.s[k] for k in ("purpose", "count")}, {"table"}, logged)["table"]
+        ours = table_of(self.totals[1], self.s, len(self.survivors[1]), self.t["overlap"]["max_partners_per_customer"])
+        must(set(told) == set(ours) and len(told["cells"]) == len(ours["cells"]), "the table has other fields or cells")
+        for theirs, cell in zip(told["cells"], ours["cells"], strict=True):
+            where = " / ".join(cell["cell"])
+            must(theirs.get("count") is None or cell["count"] is not None,
+                 f"the cell {where} is shown, and does not pass the gate of k = {self.s['k']}")
+            must(set(theirs) == set(cell) and theirs["cell"] == cell["cell"], f"the cell {where}: other fields or labels")
+            must((theirs["count"] is None) == (cell["count"] is None), f"the cell {where} passes the gate, and is not shown")
+            for key in set(cell) - {"cell"} if cell["count"] is not None else ():
+                close([theirs[key]], [cell[key]], f"the {key} of the cell {where}")
+        must((told["by"], told["of"]) == (ours["by"], ours["of"]), "the table names other columns")
+        for key in ("k", "under_k", "least", "noise", "silos", "shown"):
+            close([told[key]], [ours[key]], f"the table's {key}")
+        return f"{ours['shown']} of {len(ours['cells'])} cells pass the gate of k = {self.s['k']}; the table recomputed: equal"
 
     def receipts(self) -> str:  # 10
         """Proves: threshold or more nodes signed what the rounds cost, no less than recomputed here; they saw a beginning
@@ -797,7 +834,7 @@ TREATY = {
     "coordinator": {"origin": str, "signing_key": str}, "scientists": [PERSON],
     "approvers": [{**PERSON, "level": LEVEL, "party": (NAME, None)}], "approval_chain": [LEVEL],
     "purposes": [{"purpose": str, "epsilon": float, "delta": float, "period": (str, None)}],
-    "min_silos": int, "min_cohort": int, "max_cohort": int, "colluders": int,
+    "min_silos": int, "min_cohort": int, "max_cohort": int, "min_group": int, "colluders": int,
     "overlap": {"max_partners_per_customer": int, "attestation": str}, "retention_days": int, "unsafe": [{"central"}],
 }
 NUMBER = {"log": bool, "lower": (float, None), "upper": (float, None)}
@@ -826,6 +863,19 @@ STUDY = {
         **{f"scale_bits_{task}": int for task in TASKS}, **{f"sigma_{task}": int for task in TASKS},
     },
 }
+KEY = {
+    "column": (str, None), "name": (str, None), "levels": ([str], None), "groups": (dict, None), "cuts": ([float], None),
+    "other": (str, None),
+}
+MEASURED = {"column": (str, None), "name": (str, None), "lower": float, "upper": float}
+COUNT_STUDY = {
+    **{key: STUDY[key] for key in ("title", "author", "purpose", "treaty", "created", "nonce", "table", "trip_seconds")},
+    "task": {"count"}, "k": int, "count": {"by": [KEY], "of": (MEASURED, None), "as_of": (str, None)},
+    "privacy": {
+        "mode": {"distributed", "local", "central"}, "epsilon": float, "delta": float, "scale_bits_count": int,
+        "sigma_count": int,
+    },
+}
 APPROVAL = {
     "study": DIGEST, "treaty": DIGEST, "approver": NAME, "level": LEVEL, "party": (NAME, None), "purpose": str,
     "epsilon": float, "decision": {"approve", "reject"}, "time": str, "expires": str,
@@ -850,6 +900,8 @@ RECEIPT = {
 
 def study_of(found: dict[str, Any]) -> dict[str, Any]:
     """A study's content. Sizes are bounded, so that nobody can keep this program busy for ever."""
+    if found["payload"].get("task") == "count":
+        return count_study_of(found)
     s: dict[str, Any] = fits(found["payload"], STUDY, "study")
     fits(s["label"], LABELS[s["label"]["kind"]], "study: label")
     for f in s["features"]:
@@ -864,6 +916,59 @@ def study_of(found: dict[str, Any]) -> dict[str, Any]:
     hessian = s["training"]["optimiser"] == "fixed_hessian"
     must(not hessian or s["model"]["kind"] == "logistic_regression", "study: that optimiser is not for that model")
     return s
+
+
+def count_study_of(found: dict[str, Any]) -> dict[str, Any]:
+    """The content of a study that counts."""
+    s: dict[str, Any] = fits(found["payload"], COUNT_STUDY, "study")
+    privacy, cells = s["privacy"], 1
+    for key in s["count"]["by"]:
+        must(sum(key[kind] is not None for kind in ("levels", "groups", "cuts")) == 1, "study: a key without its groups")
+        labels = labels_of(key)
+        must(len(labels) > 0 and len(set(labels)) == len(labels), "study: a key's label is there twice, or there is none")
+        cells *= len(labels)
+        must(cells <= 16384, "study: too many cells")
+    must(cells >= 2 and s["k"] >= 2, "study: a table of one cell, or of single people")
+    must(s["count"]["of"] is None or s["count"]["of"]["lower"] < s["count"]["of"]["upper"], "study: bounds")
+    must(4 <= privacy["sigma_count"] < 2**30, "study: noise under 4 is not accounted for")
+    must(0 <= privacy["scale_bits_count"] <= 30, "study: a scale out of its range")
+    must(0 < privacy["epsilon"] <= 100 and 0 < privacy["delta"] < 1e-3, "study: ε or δ out of its range")
+    return s
+
+
+def labels_of(key: dict[str, Any]) -> list[str]:
+    """The groups of one side of a table, in their order."""
+    if key["cuts"] is not None:
+        cuts = [f"{c:g}" for c in key["cuts"]]
+        own = [f"< {cuts[0]}", *(f"{a} to < {b}" for a, b in pairwise(cuts)), f">= {cuts[-1]}"]
+    elif key["levels"] is not None:
+        own = list(key["levels"])
+    else:
+        own = sorted(key["groups"])
+    return own if key["other"] is None else [*own, key["other"]]
+
+
+def table_of(total: list[int], s: dict[str, Any], silos: int, partners: int) -> dict[str, Any]:
+    """The table a noisy sum gives: counts of the cells that pass the gate, null for the others."""
+    sides, of, privacy = [labels_of(key) for key in s["count"]["by"]], s["count"]["of"], s["privacy"]
+    cells, scale = list(product(*sides)), 2.0 ** privacy["scale_bits_count"]
+    noise = privacy["sigma_count"] * spread(privacy["mode"], silos)
+    # Fewer than k people, at m partners each, count (k − 1)·m at most; noise passes the margin in any cell with P ≤ 10⁻⁶.
+    least = math.ceil((s["k"] - 1) * partners * scale + noise * math.sqrt(2 * math.log(len(cells) / 1e-6)))
+    made = []
+    for place, labels in enumerate(cells):
+        cell: dict[str, Any] = {"cell": list(labels), "count": None}
+        if total[place] >= least:
+            n = cell["count"] = total[place] / scale
+            if of is not None:
+                middle, half, summed = (of["lower"] + of["upper"]) / 2, (of["upper"] - of["lower"]) / 2, total[len(cells) + place] / scale
+                at = min(max(summed / n, -1.0), 1.0)
+                cell |= {"sum": middle * n + half * summed, "sum_noise": noise / scale * math.hypot(middle, half),
+                         "mean": middle + half * at, "mean_noise": half * noise / scale / n * math.hypot(1, at)}
+        made.append(cell)
+    return {"by": [key["column"] or key["name"] for key in s["count"]["by"]], "of": of and (of["column"] or of["name"]),
+            "k": s["k"], "under_k": 1e-6, "least": least / scale, "noise": noise / scale, "silos": silos,
+            "shown": sum(cell["count"] is not None for cell in made), "cells": made}
 
 
 # ── privacy: the shape of each sum, its noise, its cost (docs/protocols/accounting.md) ──
@@ -887,6 +992,8 @@ def parameters_of(s: dict[str, Any]) -> int:
 
 def tasks_of(s: dict[str, Any]) -> list[str]:
     """What each sum of a study is for, in order."""
+    if s["task"] == "count":
+        return ["count"]
     training, tasks = s["training"], []
     if learned_of(s) or training["class_weight"]:
         tasks.append("statistics")
@@ -902,6 +1009,10 @@ def tasks_of(s: dict[str, Any]) -> list[str]:
 
 def plan_of(task: str, s: dict[str, Any], t: dict[str, Any]) -> dict[str, Any]:
     """Length of a vector, L2 sensitivity in whole-number units, noise, and the modulus that holds the sum."""
+    if s["task"] == "count":
+        cells = math.prod(len(labels_of(key)) for key in s["count"]["by"])
+        dimension, norm = (cells, 1.0) if s["count"]["of"] is None else (2 * cells, math.sqrt(2))
+        return sized(task, dimension, norm, 1.0, False, s["privacy"], t)
     inputs, clip = inputs_of(s), s["training"]["clip"] * math.sqrt(inputs_of(s) + 1)
     narrow = min(s["training"]["curvature_clip"] * math.sqrt(inputs + 1), math.sqrt(len(s["features"]) + 1))
     row, learned = clip * math.sqrt(1 + 0.25**2), learned_of(s)
@@ -912,7 +1023,13 @@ def plan_of(task: str, s: dict[str, Any], t: dict[str, Any]) -> dict[str, Any]:
         "validate": (2, math.sqrt(2), 1.0, True),
         "evaluate": (2 * s["evaluation"]["bins"], 1.0, 1.0, False),
     }[task]
-    privacy, silos, overlap = s["privacy"], len(t["parties"]), t["overlap"]["max_partners_per_customer"]
+    return sized(task, dimension, norm, entry, rounded, s["privacy"], t)
+
+
+def sized(task: str, dimension: int, norm: float, entry: float, rounded: bool, privacy: dict[str, Any],
+          t: dict[str, Any]) -> dict[str, Any]:
+    """The same, from a customer's row: its length, L2 bound and largest entry."""
+    silos, overlap = len(t["parties"]), t["overlap"]["max_partners_per_customer"]
     scale, sigma = 2.0 ** privacy[f"scale_bits_{task}"], privacy[f"sigma_{task}"]
     sensitivity = norm * scale + (math.sqrt(dimension) if rounded else 0)
     sensitivity *= math.sqrt(overlap) if privacy["mode"] == "local" else overlap

@@ -11,8 +11,11 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
+import pandas as pd
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
@@ -23,13 +26,16 @@ from ..errors import FoedusError, InputError, ProtocolError, Refused, Verificati
 from ..federation import messages as m
 from ..federation.modes import Sampler
 from ..federation.pricing import price
+from ..federation.rounds import RoundPlan
 from ..federation.schema import question
-from ..federation.study import parse
+from ..federation.study import Study, parse
 from ..privacy.events import to_json
 from ..privacy.noise import discrete_gaussian
 from ..privacy.secagg.client import Silo
+from ..privacy.secagg.codec import Whole
 from ..privacy.secagg.journal import Journal
 from ..privacy.secagg.keys import Context as BatchContext
+from .counter import Counter
 from .features import SIDES, Raw, Side
 from .follower import Follower, digest
 from .guard import Guard, Permit
@@ -49,6 +55,8 @@ _TELLABLE = frozenset(
         "APPROVAL_MISSING",
         "DELTA_OVER_CAP",
         "EPSILON_OVER_CAP",
+        "K_TOO_LARGE",
+        "K_UNDER_FLOOR",
         "MODEL_ALTERED",
         "MODE_NOT_PERMITTED",
         m.LOG_SIZE_UNKNOWN,
@@ -68,10 +76,20 @@ _TELLABLE = frozenset(
 )
 
 
+class _Contributor(Protocol):
+    """Checks 5 to 7 for one kind of study."""
+
+    def dataset(self, side: Side, cohort: pd.DataFrame) -> Any:
+        """5. What it returns has a `size`, the number of customers."""
+
+    def contribution(self, plan: RoundPlan, dataset: Any, sent: npt.NDArray[np.float64]) -> Whole:
+        """6 and 7, of what `dataset` returned."""
+
+
 @dataclass
 class _Run:
     permit: Permit
-    trainer: Trainer
+    trainer: _Contributor
     silo: Silo
     follower: Follower
     reserved: dict[int, int] = field(default_factory=dict)  # round -> its line in the ledger
@@ -203,8 +221,9 @@ class SiloApp:
         silo = Silo(self.home.party, self.guard.identity, self.guard.roster, context, self.journal)
         # A later batch of a run (a silo came back) need not read the table anew: nobody waits long for it.
         earlier = next((r for r in self._of(request.run) if r.permit.digest == permit.digest), None)
-        trainer = (
-            Trainer(self.home, study, treaty.retention_days, self._sampler)
+        kind: Any = Trainer if isinstance(study, Study) else Counter
+        trainer: _Contributor = (
+            kind(self.home, study, treaty.retention_days, self._sampler)
             if earlier is None
             else earlier.trainer
         )
@@ -214,8 +233,8 @@ class SiloApp:
             found = trainer.dataset(side, self.guard.cohort(permit).frame)
             self.guard.check_size(found.size)
             customers += found.size
-            if earlier is None:
-                self._look_at_labels(permit, side, found)
+            if earlier is None and isinstance(study, Study):
+                self._look_at_labels(permit, side, found, question(study.label))
         keys = silo.advertise()
         follower = Follower(study) if earlier is None else earlier.follower
         if earlier is None:
@@ -239,7 +258,7 @@ class SiloApp:
         stated = self.guard.state_ledger()
         return m.KeysReply(keys=keys.to_json(), ledger=stated, log_size=self.guard.log_size), b""
 
-    def _look_at_labels(self, permit: Permit, side: Side, found: Raw) -> None:
+    def _look_at_labels(self, permit: Permit, side: Side, found: Raw, asked: str) -> None:
         """Tell this silo's own people, and nobody else, if the label says the same of every customer.
 
         It may be so. It may as well be a misspelt value, or a table that ends too early. Whether it is one or the
@@ -248,7 +267,7 @@ class SiloApp:
         bearing = found.labels[found.first]
         if (several := int(bearing.sum())) not in (0, found.size):
             return
-        who, asked = "no customer" if several == 0 else "every customer", question(permit.study.label)
+        who = "no customer" if several == 0 else "every customer"
         _log.warning("%s on the %s side bears the label (%s): is it spelt as in the table?", who, side, asked)
         details = {"run": permit.run, "side": side, "bears": who, "label": asked}
         self.audit.append(self.home.party, LABEL_ONE_SIDED, permit.digest, details)

@@ -16,7 +16,7 @@ from ..compliance.treaty import Treaty
 from ..documents import Envelope
 from ..errors import InputError, VerificationError
 from ..federation import fitting, limits
-from ..federation.study import Study, load_draft
+from ..federation.study import Study, load_draft, trained
 from .home import Home
 from .privacy_audit import Report, audit
 from .rehearsal import Silo
@@ -29,7 +29,7 @@ def load_study(file: Path, treaty: Treaty, digest: str) -> Study:
         InputError: neither. VerificationError, Refused: signed, but not so that a node would run it.
     """
     if file.suffix.lower() == ".json":
-        return limits.verify(Envelope.load(file), treaty, digest)
+        return trained(limits.verify(Envelope.load(file), treaty, digest))
     return fitting.resolve(load_draft(file), treaty, digest)
 
 

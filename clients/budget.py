@@ -31,7 +31,7 @@ from typing import Any
 from ..compliance.auditlog.log import AuditLog, Entry
 from ..compliance.treaty import Treaty
 from ..errors import BudgetExceeded, InputError, Refused, VerificationError
-from ..federation.study import Study
+from ..federation.study import AnyStudy
 from ..privacy.events import Event
 from ..privacy.ledger import Cap, Head, Ledger
 from .home import Home
@@ -148,7 +148,7 @@ class Budget:
 
     # ── spending ─────────────────────────────────────────────────────────────────────────────────
 
-    def admit(self, digest: str, study: Study, planned: Sequence[Event]) -> None:
+    def admit(self, digest: str, study: AnyStudy, planned: Sequence[Event]) -> None:
         """Could the purpose's budget pay for all of it? The whole ledger is verified first.
 
         Raises:
@@ -162,7 +162,7 @@ class Budget:
                 planned, purpose=study.purpose, study=digest, cap=self.cap(study.purpose), study_cap=unlimited
             )
 
-    def _check_created(self, study: Study) -> None:
+    def _check_created(self, study: AnyStudy) -> None:
         """After a write-off nobody knows what earlier studies have spent, so they are over."""
         lost = [line.moment for line in self.ledger.lines() if line.kind == "written-off"]
         if not lost:
@@ -178,7 +178,7 @@ class Budget:
                 remedy="its author signs it anew",
             )
 
-    def reserve(self, digest: str, study: Study, event: Event, label: str) -> int:
+    def reserve(self, digest: str, study: AnyStudy, event: Event, label: str) -> int:
         """Set one round's event aside; its number in the ledger.
 
         Raises:

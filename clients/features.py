@@ -32,13 +32,14 @@ from .sources import check_columns, require
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
-Side = Literal["train", "validate", "test"]
+Side = Literal["train", "validate", "test", "all"]
 SIDES: dict[Task, Side] = {
     "statistics": "train",
     "curvature": "train",
     "train": "train",
     "validate": "validate",
     "evaluate": "test",
+    "count": "all",
 }
 _LEAST_GAP = 14.0  # days: a customer who orders more often than every two weeks counts as every two weeks
 
@@ -298,11 +299,23 @@ def columns(
     Args:
         also: columns wanted beside the features'.
     """
+    frame: pd.DataFrame = chosen(found, names, features, cohort, also=also).to_pyarrow().to_pandas()
+    return frame
+
+
+def chosen(
+    found: ibis.Table,
+    names: Table,
+    features: Sequence[AnyFeature],
+    cohort: pd.DataFrame,
+    *,
+    also: Sequence[str] = (),
+) -> ibis.Table:
+    """What `columns` asks of the table."""
     text = written(features) | set(also)
     wanted = sorted({f.called for f in features} | set(also))
     require(found, names, {"customer": names.customer, **{f"feature {c}": c for c in wanted}})
-    frame: pd.DataFrame = _chosen(found, names, wanted, text, cohort).to_pyarrow().to_pandas()
-    return frame
+    return _chosen(found, names, wanted, text, cohort)
 
 
 def _chosen(
@@ -327,8 +340,8 @@ def expression(found: ibis.Table, study: Study, side: Side, retention_days: int)
     if isinstance(label, ColumnLabel):
         wanted = sorted({*called, label.column})
         require(found, names, {"customer": names.customer, **{f"column {c}": c for c in wanted}})
-        chosen = _chosen(found, names, wanted, written(study.features, label), nobody)
-        return chosen.select(*called, **{LABEL: chosen[label.column]})
+        asked = _chosen(found, names, wanted, written(study.features, label), nobody)
+        return asked.select(*called, **{LABEL: asked[label.column]})
     check_columns(found, names, study.split)
     as_of = date.fromisoformat(label.test_as_of if side == "test" else label.train_as_of)
     told = quantities(found, study, as_of, nobody, retention_days)
@@ -349,7 +362,7 @@ def measured(frame: pd.DataFrame, features: Sequence[AnyFeature], names: Table) 
             codes.append(np.array([known.get(v, -1) if isinstance(v, str) else -1 for v in found], np.int64))
             continue
         name, of_column = feature.called, isinstance(feature, NumberColumn)
-        numbers = _numbers(frame[name])
+        numbers = as_numbers(frame[name])
         if isinstance(feature, NumberColumn):
             if (np.isnan(numbers) & ~_missing(frame[name])).any():
                 raise InputError(
@@ -373,8 +386,8 @@ def measured(frame: pd.DataFrame, features: Sequence[AnyFeature], names: Table) 
     )
 
 
-def _numbers(found: pd.Series[Any]) -> Floats:
-    """NaN where there is none; pandas would take a day for a number of nanoseconds."""
+def as_numbers(found: pd.Series[Any]) -> Floats:
+    """A column as numbers; NaN where there is none; pandas would take a day for a number of nanoseconds."""
     if found.dtype.kind in "mM":
         return np.full(len(found), np.nan)
     return pd.to_numeric(found, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)

@@ -14,24 +14,24 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import Refused
-from ..federation.study import Study
-from ..federation.tasks import train
+from ..federation import course
+from ..federation.study import AnyStudy
 from ..privacy.secagg.rings import Integers
 
 
 class Follower:
     """One run's model, as far as this node can vouch for it."""
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: AnyStudy) -> None:
         self._study = study
-        self._state: train.State | None = train.State.start(study)
-        self._next = train.following(self._state, 0, study)
+        self._state: course.State | None = course.start(study)
+        self._next = course.following(self._state, 0, study)
 
     def advance(self, number: int, total: Integers, silos: int) -> None:
         """Take in a sum that was checked. Shown again, it changes nothing."""
         if self._state is not None and number == self._next:
-            self._state = train.advance(self._state, number, total, self._study, silos)
-            self._next = train.following(self._state, number, self._study)
+            self._state = course.advance(self._state, number, total, self._study, silos)
+            self._next = course.following(self._state, number, self._study)
 
     def check(self, number: int, sent: npt.NDArray[np.float64]) -> None:
         """The model sent for a round is the one the sums give, if this node has checked them all.

@@ -38,8 +38,7 @@ from ..errors import InputError, ProtocolError, Refused, VerificationError
 from ..federation import ledger_heads, limits
 from ..federation.messages import LOG_SIZE_UNKNOWN, KeysRequest, LoggedEntry, LogHead
 from ..federation.rounds import RoundPlan
-from ..federation.schema import ColumnLabel
-from ..federation.study import Study
+from ..federation.study import AnyStudy
 from ..privacy.events import Event
 from ..privacy.ledger import Ledger
 from ..privacy.secagg.keys import Roster
@@ -52,7 +51,7 @@ from .home import Home
 class Permit:
     """A study the guard let in, for one run."""
 
-    study: Study
+    study: AnyStudy
     digest: str
     run: str
     approvals: tuple[Envelope, ...]
@@ -207,9 +206,7 @@ class Guard:
 
     def ask(self, permit: Permit) -> Ask:
         """What the study wants to use customers' data for, and which data."""
-        return ask_of(
-            self.home, permit.study.purpose, order_log=not isinstance(permit.study.label, ColumnLabel)
-        )
+        return ask_of(self.home, permit.study.purpose, order_log=permit.study.reads_orders)
 
     def cohort(self, permit: Permit) -> Cohort:
         """Check 3, first half: who consents to the study's use of their data now."""

@@ -26,8 +26,10 @@ from ..compliance.treaty import Treaty
 from ..documents import Envelope
 from ..errors import FoedusError, InputError, Refused
 from ..federation.rounds import RoundPlan
-from ..federation.study import Study
+from ..federation.study import AnyStudy, Study
 from .column_lineage import Columns, Source, columns_of
+from .counter import Counted
+from .counter import expression as counted_expression
 from .features import LABEL, Raw, Side, expression
 from .guard import Permit
 from .home import Home
@@ -59,7 +61,7 @@ class _Notes:
     facets: Mapping[str, f.Json]
     features: dict[Side, Dataset] = field(default_factory=dict)
     rounds: dict[int, Event] = field(default_factory=dict)  # that have begun
-    recorded: dict[Side, Raw] = field(default_factory=dict)  # whose customers are in the register
+    recorded: dict[Side, Raw | Counted] = field(default_factory=dict)  # whose customers are in the register
     ended: bool = False
 
     def event(
@@ -124,13 +126,16 @@ class NodeLineage:
         begun = Event(new_run_id(), names.job(study, "node"), "START", parent, tags=tags, facets=facets)
         self.store.emit(begun, _ended(begun, "FAIL", reason))
 
-    def prepare(self, permit: Permit, plan: RoundPlan, side: Side, entry: Entry | None, dataset: Raw) -> None:
+    def prepare(
+        self, permit: Permit, plan: RoundPlan, side: Side, entry: Entry | None, dataset: Raw | Counted
+    ) -> None:
         """A round is about to use a cohort, as `entry` of the node's audit log states it, and these customers' rows."""
         if entry is None:
             raise InputError(f"round {plan.round}: no cohort stands in the audit log")
         notes = self._runs[permit.run]
         if notes.recorded.get(side) is not dataset:
-            customers = dataset.customers[dataset.first].tolist()
+            once = dataset.customers if isinstance(dataset, Counted) else dataset.customers[dataset.first]
+            customers = once.tolist()
             self.subjects.record(Use(permit.digest, permit.run, side), customers)
             notes.recorded[side] = dataset
         party, told = self._home.party, entry.record["details"]
@@ -208,7 +213,7 @@ class NodeLineage:
         job = names.job(notes.permit.digest, "node")
         return Event(notes.id, job, kind, notes.parent, inputs, (), tags, facets)
 
-    def _cost(self, study: Study, epsilon: float) -> f.Json:
+    def _cost(self, study: AnyStudy, epsilon: float) -> f.Json:
         return f.dp_cost(
             epsilon=epsilon,
             delta=study.privacy.delta,
@@ -223,7 +228,13 @@ class NodeLineage:
         """The features of a side; which columns they come from is read off the query itself."""
         study = permit.study
         with self._home.orders(study.table) as found:
-            columns = columns_of(expression(found, study, side, self._treaty.retention_days))
+            days = self._treaty.retention_days
+            asked = (
+                expression(found, study, side, days)
+                if isinstance(study, Study)
+                else counted_expression(found, study, days)
+            )
+            columns = columns_of(asked)
         name = f"features/{permit.digest[:16]}/{permit.run}/{side}"
         told = _told(columns, names.table(self._home.party, study.table.name), used)
         return Dataset(
@@ -239,7 +250,9 @@ class NodeLineage:
         return f.Origin(namespace=space, dataset=dataset.name, column=column, kind="AGGREGATION", masked=True)
 
 
-def _columns(study: Study) -> list[str]:
+def _columns(study: AnyStudy) -> list[str]:
+    if not isinstance(study, Study):
+        return study.count.columns
     return [*dict.fromkeys(feature.called for feature in study.features), "label"]
 
 

@@ -24,7 +24,7 @@ from ..compliance.treaty import Treaty
 from ..errors import Abandoned, InputError
 from ..federation.modes import Sampler
 from ..federation.rounds import RoundPlan
-from ..federation.schema import ColumnLabel, Table
+from ..federation.schema import Table
 from ..federation.study import Study
 from ..federation.tasks import evaluate, train
 from ..privacy.noise import discrete_gaussian
@@ -65,7 +65,7 @@ class Silo:
     def of_home(cls, path: Path, study: Study, treaty: Treaty) -> Silo:
         """A node's directory: its table, and who consents to the study's purpose now."""
         home = Home.load(path)
-        ask = ask_of(home, study.purpose, order_log=not isinstance(study.label, ColumnLabel))
+        ask = ask_of(home, study.purpose, order_log=study.reads_orders)
         cohort = ConsentRegister(path / "consent.db").cohort(ask, datetime.now(UTC))
         return cls._of(home, study, treaty, cohort)
 

@@ -9,6 +9,7 @@
     rounds.jsonl        per round: the noisy sum, the survivors, their signed uploads and answers
     receipts.json       every node's signed statement of cost and of the log it saw
     release/model.json  release/metrics.json   signed by the coordinator
+    release/table.json                         of a counting study, instead
     lineage.jsonl       OpenLineage events of the server
 
 Nothing in it is secret: shares, seeds and masked vectors are not kept.
@@ -28,7 +29,7 @@ KIND = "evidence"
 MANIFEST = "manifest.json"
 FILES = frozenset({
     "treaty.json", "study.json", "approvals.json", "log/entries.jsonl", "log/checkpoint.txt", "keys.json", "rounds.jsonl",
-    "receipts.json", "release/model.json", "release/metrics.json", "lineage.jsonl",
+    "receipts.json", "release/model.json", "release/metrics.json", "release/table.json", "lineage.jsonl",
 })  # fmt: skip
 """All that a bundle may hold beside the manifest: what no check looks at would pass for checked."""
 MAX_FILE = 256 << 20

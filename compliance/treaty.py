@@ -155,6 +155,9 @@ class Treaty(Document):
     min_silos: int = Field(ge=2)
     min_cohort: int = Field(ge=1)
     max_cohort: int = Field(ge=1, le=10**8, description="most customers one silo brings to one round")
+    min_group: int = Field(
+        default=10, ge=2, le=10**6, description="k: fewer customers than this are no group that may be shown"
+    )
     colluders: int = Field(ge=1, description="c: silos that may pool what they know with the server")
     overlap: Overlap
     retention_days: int = Field(default=1096, ge=1, le=1096)

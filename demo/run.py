@@ -24,12 +24,14 @@ from ..compliance.lineage import read_events
 from ..compliance.lineage.graph import graph
 from ..compliance.treaty import Approver
 from ..errors import Abandoned, InputError
-from ..federation.study import Draft, Study, draft_from, load_draft
+from ..federation.counting import CountStudy
+from ..federation.study import Draft, Study, draft_from, load_any, trained
 from ..federation.tasks.evaluate import exact_auc, exact_roc
 from ..federation.verification import Report, verify
 from ..privacy.ledger import Ledger
 from ..server.auth import Role
 from . import data
+from .counted import print_table
 from .deploy import Deployment, client, deployed, free_ports
 from .reference import Benchmark, gather, reference_rows
 from .result import Partner, Result, Round
@@ -205,7 +207,7 @@ def _result(
     out: Path,
     steps: Steps,
 ) -> Result:
-    study, test = report.study, benchmark.test
+    study, test = trained(report.study), benchmark.test
     final = np.array(json.loads((out / "model.json").read_bytes())["payload"]["weights"])
     federated = benchmark.model_row("federated, distributed DP", final, len(benchmark.pooled.labels))
     references, pooled = reference_rows(benchmark)
@@ -296,14 +298,18 @@ def run_simulation(study: Path, *, orders: Path | None, silos: int, directory: P
 
     console = Console(highlight=False)
     steps = Steps(console)
-    draft = load_draft(study)
+    draft = load_any(study)
     if draft.privacy.mode.caution:
         console.print(f"[bold red]{draft.privacy.mode.caution}[/]")
     with tempfile.TemporaryDirectory(prefix="foedus-simulate-") as scratch:
         root = directory.absolute() if directory is not None else Path(scratch) / "world"
         with steps.step(f"Dealing the orders to {silos} silos"):
             found = _orders(orders)
-            if draft.split.by == "column" and draft.split.column not in found.frame.columns:
+            if (
+                isinstance(draft, Draft)
+                and draft.split.by == "column"
+                and draft.split.column not in found.frame.columns
+            ):
                 raise InputError(
                     f"{study}: the study splits by the column {draft.split.column!r}, which {found.source} has not",
                     remedy="give the study `split: {by: hash}`",
@@ -321,8 +327,14 @@ def run_simulation(study: Path, *, orders: Path | None, silos: int, directory: P
             bundle = conduct(grid, case)
         with steps.step("Verifying the evidence"):
             report = verify(bundle)
+        kept = f"kept in {root}; the evidence is {bundle}" if directory is not None else ""
+        if isinstance(report.study, CountStudy):
+            print_table(console, report)
+            if kept:
+                console.print(kept)
+            return
         with steps.step("Comparing with pooled data"):
-            benchmark = gather(world, report.study)
+            benchmark = gather(world, trained(report.study))
             weights = np.array(json.loads((case.out / "model.json").read_bytes())["payload"]["weights"])
             name = f"federated, {draft.privacy.mode.name} DP"
             rows = [benchmark.model_row(name, weights, len(benchmark.pooled.labels))]
@@ -337,5 +349,5 @@ def run_simulation(study: Path, *, orders: Path | None, silos: int, directory: P
             f"ε = {report.epsilon:.4f} at δ = {report.study.privacy.delta:g} for {report.treaty.unit}, of the treaty's"
             f" {report.treaty.terms(report.study.purpose).budget}; {len(report.checks)} checks hold"
         )
-        if directory is not None:
-            console.print(f"kept in {root}; the evidence is {bundle}")
+        if kept:
+            console.print(kept)

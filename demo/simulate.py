@@ -13,7 +13,7 @@ from ..compliance.auditlog.log import AuditLog, study_key
 from ..documents import Envelope, SigningKey
 from ..federation.modes import Sampler
 from ..federation.simulation import RUN_ID, Drop, LocalGrid
-from ..federation.study import Draft, Study
+from ..federation.study import AnyDraft, AnyStudy
 from ..privacy.noise import discrete_gaussian
 from ..server.case import Case
 from ..server.checkpoint import Checkpoint
@@ -25,7 +25,7 @@ from .world import World
 class Simulated:
     """What a simulation left: the case with its sums, the evidence, and the grid with the bytes it counted."""
 
-    study: Study
+    study: AnyStudy
     case: Case
     evidence: Path
     grid: LocalGrid
@@ -33,13 +33,13 @@ class Simulated:
 
 def prepare(
     world: World,
-    draft: Draft,
+    draft: AnyDraft,
     *,
     note: Callable[[str, Mapping[str, Any]], None] = lambda kind, data: None,
     drop: Drop | None = None,
     lose_reply: Drop | None = None,
     sampler: Sampler = discrete_gaussian,
-    approvals: Callable[[Study, str], list[Envelope]] | None = None,
+    approvals: Callable[[AnyStudy, str], list[Envelope]] | None = None,
 ) -> tuple[LocalGrid, Case]:
     """Silos on an in-process Grid and an approved study in the coordinator's hands."""
     study, envelope = world.sign_study(draft)
@@ -88,7 +88,7 @@ def prepare(
     return grid, case
 
 
-def simulate(world: World, draft: Draft, **options: Any) -> Simulated:
+def simulate(world: World, draft: AnyDraft, **options: Any) -> Simulated:
     """Run a draft in this process; options as for `prepare`."""
     grid, case = prepare(world, draft, **options)
     return Simulated(case.study, case, conduct(grid, case), grid)

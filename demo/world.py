@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import overload
 
 import pandas as pd
 
@@ -17,7 +18,7 @@ from ..compliance.treaty import Approver, Coordinator, Overlap, Party, Person, P
 from ..documents import Envelope, SigningKey
 from ..errors import InputError
 from ..federation.fitting import resolve
-from ..federation.study import Draft, Study
+from ..federation.study import AnyDraft, AnyStudy, Draft, Study
 from .data import Orders, consents, deal
 
 NAMES = (
@@ -53,12 +54,16 @@ class World:
         """The key of the scientist or an approver."""
         return SigningKey.load(self.root / "people" / f"{person}.key")
 
-    def sign_study(self, draft: Draft) -> tuple[Study, Envelope]:
+    @overload
+    def sign_study(self, draft: Draft) -> tuple[Study, Envelope]: ...
+    @overload
+    def sign_study(self, draft: AnyDraft) -> tuple[AnyStudy, Envelope]: ...
+    def sign_study(self, draft: AnyDraft) -> tuple[AnyStudy, Envelope]:
         """A draft fitted to the treaty and signed by its author."""
         study = resolve(draft, self.treaty, self.treaty_envelope.digest)
         return study, study.envelope().signed(study.author, self.key(study.author))
 
-    def approve(self, study: Study, digest: str, approver: Approver) -> Envelope:
+    def approve(self, study: AnyStudy, digest: str, approver: Approver) -> Envelope:
         """One approver's signature over a study."""
         return approvals.decide(
             approver,
@@ -74,7 +79,7 @@ class World:
 def build(
     root: Path,
     orders: Orders,
-    draft: Draft,
+    draft: AnyDraft,
     *,
     silos: int = 4,
     gateway: str = "127.0.0.1:1",
@@ -159,7 +164,7 @@ def _person(root: Path, name: str) -> str:
 
 
 def _treaty(
-    root: Path, homes: dict[str, Path], draft: Draft, coordinator: SigningKey, largest: int
+    root: Path, homes: dict[str, Path], draft: AnyDraft, coordinator: SigningKey, largest: int
 ) -> Treaty:
     n = len(homes)
     author, business, dpo = draft.author, "bruno", "delia"

@@ -8,17 +8,18 @@ from __future__ import annotations
 import math
 import secrets
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, overload
 
 from ..compliance.treaty import Treaty
 from ..errors import InputError
 from ..privacy.accountant import epsilon_to_mu
 from ..privacy.secagg.rings import WIDTHS
+from .counting import CountDraft, CountPlan, CountPrivacy, CountStudy
 from .limits import check_against
 from .modes import Mode
 from .pricing import price
 from .rounds import Shape, Task, ring_for
-from .study import Draft, Plan, Privacy, Study, shape_of
+from .study import AnyDraft, AnyStudy, Draft, Plan, Privacy, Study, shape_of
 
 EXTRA_NOISE = 0.01
 """How much more noise a narrower modulus may ask for."""
@@ -26,7 +27,13 @@ MARGINS = (0.0, 1e-9, 1e-6, 1e-3, 1e-2)
 """Parts of μ² left unspent, tried in turn, for the comparison's slack, which only many rounds make felt."""
 
 
-def resolve(draft: Draft, treaty: Treaty, treaty_digest: str, *, now: datetime | None = None) -> Study:
+@overload
+def resolve(draft: Draft, treaty: Treaty, treaty_digest: str, *, now: datetime | None = None) -> Study: ...
+@overload
+def resolve(
+    draft: AnyDraft, treaty: Treaty, treaty_digest: str, *, now: datetime | None = None
+) -> AnyStudy: ...
+def resolve(draft: AnyDraft, treaty: Treaty, treaty_digest: str, *, now: datetime | None = None) -> AnyStudy:
     """Fit a draft to a treaty: choose scale and noise so that the study costs at most the draft's ε.
 
     Raises:
@@ -36,7 +43,12 @@ def resolve(draft: Draft, treaty: Treaty, treaty_digest: str, *, now: datetime |
     mode.require(treaty)
     mu2 = epsilon_to_mu(draft.privacy.epsilon, draft.privacy.delta) ** 2
     for margin in MARGINS:
-        study = _fitted(draft, treaty, treaty_digest, mu2 * (1 - margin), now or datetime.now(UTC))
+        spend, moment = mu2 * (1 - margin), now or datetime.now(UTC)
+        study: AnyStudy = (
+            _fitted_count(draft, treaty, treaty_digest, spend, moment)
+            if isinstance(draft, CountDraft)
+            else _fitted(draft, treaty, treaty_digest, spend, moment)
+        )
         if price(study, treaty) <= study.privacy.epsilon:
             break
     check_against(study, treaty, treaty_digest)
@@ -92,6 +104,25 @@ def _fitted(draft: Draft, treaty: Treaty, treaty_digest: str, mu2: float, now: d
             delta=draft.privacy.delta,
             evaluation_share=draft.privacy.evaluation_share,
             **noise,
+        ),
+    )
+
+
+def _fitted_count(
+    draft: CountDraft, treaty: Treaty, treaty_digest: str, mu2: float, now: datetime
+) -> CountStudy:
+    """The same for a counting study: all of `mu2` is for its one sum. k is the treaty's unless the draft has one."""
+    own = draft.privacy
+    finest = 8 if draft.count.of is None else 12  # a quantity is rounded at the scale, a count is not
+    bits, sigma = _noise(treaty, draft.shape, own.mode, mu2, finest)
+    return CountStudy(
+        **{name: getattr(draft, name) for name in CountPlan.model_fields},
+        treaty=treaty_digest,
+        created=now.isoformat(timespec="seconds"),
+        nonce=secrets.token_hex(16),
+        k=treaty.min_group if draft.k is None else draft.k,
+        privacy=CountPrivacy(
+            mode=own.mode, epsilon=own.epsilon, delta=own.delta, scale_bits_count=bits, sigma_count=sigma
         ),
     )
 

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+from ..compliance.gate import require_k
 from ..compliance.treaty import Treaty
 from ..documents import Envelope
 from ..errors import InputError, Refused
+from .counting import CountStudy
 from .pricing import price
-from .study import KIND, Study, parse
+from .study import KIND, AnyStudy, parse
 
 
-def check_against(study: Study, treaty: Treaty, treaty_digest: str) -> None:
+def check_against(study: AnyStudy, treaty: Treaty, treaty_digest: str) -> None:
     """Raise unless the treaty permits this study; every node and the server run it.
 
     Raises:
         Refused: another treaty, unknown author, purpose not permitted, ε over the cap or over what
-            the study itself declares, a mode not permitted, noise too small, or a sum that could wrap.
+            the study itself declares, a mode not permitted, noise too small, a sum that could wrap, or a k under
+            the treaty's.
     """
     if study.treaty != treaty_digest:
         raise Refused(
             "OTHER_TREATY", f"the study is under treaty {study.treaty[:12]}, not {treaty_digest[:12]}"
         )
     treaty.scientist(study.author)
+    if isinstance(study, CountStudy):
+        require_k(study.k, treaty.min_group, len(treaty.parties) * treaty.max_cohort, "the study")
     study.privacy.mode.require(treaty)
     terms = treaty.terms(study.purpose)
     if study.privacy.delta > terms.delta:
@@ -42,7 +47,7 @@ def check_against(study: Study, treaty: Treaty, treaty_digest: str) -> None:
         )
 
 
-def verify(envelope: Envelope, treaty: Treaty, treaty_digest: str) -> Study:
+def verify(envelope: Envelope, treaty: Treaty, treaty_digest: str) -> AnyStudy:
     """The study in an envelope: signed by its author and permitted by the treaty.
 
     Raises:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ..compliance.treaty import Treaty
 from ..privacy.accountant import PLD
 from .rounds import Task
-from .study import Study, shape_of
+from .study import AnyStudy, shape_of
 
 WHAT: dict[Task, str] = {
     "statistics": "scales of features, counts of labels",
@@ -15,10 +15,11 @@ WHAT: dict[Task, str] = {
     "train": "clipped gradients",
     "validate": "loss of held-out customers, to stop early",
     "evaluate": "scores by label: AUC and the rest",
+    "count": "customers by cell, and what they add up to",
 }
 
 
-def price(study: Study, treaty: Treaty, *, survivors: dict[int, int] | None = None) -> float:
+def price(study: AnyStudy, treaty: Treaty, *, survivors: dict[int, int] | None = None) -> float:
     """ε per customer of the whole study at its δ.
 
     Args:
@@ -51,7 +52,7 @@ class Line:
     noise: float
 
 
-def lines(study: Study, treaty: Treaty, silos: int | None = None) -> list[Line]:
+def lines(study: AnyStudy, treaty: Treaty, silos: int | None = None) -> list[Line]:
     """The lines of a study in the order its sums are taken.
 
     Args:

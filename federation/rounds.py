@@ -10,10 +10,10 @@ from pydantic import Field
 
 from ..compliance.treaty import Document, Treaty
 from ..privacy.events import DistributedDiscreteGaussian
-from ..privacy.secagg.rings import Ring, fitting
+from ..privacy.secagg.rings import Ring, fitting, noise_tail
 from .modes import Distributed, Mode, ModeField
 
-Task = Literal["statistics", "curvature", "train", "validate", "evaluate"]
+Task = Literal["statistics", "curvature", "train", "validate", "evaluate", "count"]
 
 COUNT_SHARE = 0.25
 """Behind every gradient travels a constant of this part of the clip, so that its sum counts customers."""
@@ -108,6 +108,14 @@ def evaluate_shape(bins: int) -> Shape:
     return Shape(2 * bins, 1.0, 1.0, False)
 
 
+def count_shape(cells: int, *, of: bool) -> Shape:
+    """A customer falls in one cell: 1 there and, if a quantity is summed, its value from −1 to 1 in whole steps.
+
+    Whoever rounds does so a customer at a time and within [−1, 1], so rounding moves nobody else's numbers.
+    """
+    return Shape(2 * cells, math.sqrt(2), 1.0, False) if of else Shape(cells, 1.0, 1.0, False)
+
+
 def largest(treaty: Treaty, shape: Shape, scale_bits: int) -> float:
     """The largest magnitude that one silo's customers can add up to in a coordinate."""
     return treaty.max_cohort * (shape.entry * 2.0**scale_bits + shape.rounded)
@@ -121,3 +129,27 @@ def ring_for(treaty: Treaty, shape: Shape, mode: Mode, scale_bits: int, sigma: i
     """
     n = len(treaty.parties)
     return fitting(n * largest(treaty, shape, scale_bits), mode.spread(n) * sigma, shape.dimension)
+
+
+def plan_round(
+    treaty: Treaty, number: int, task: Task, shape: Shape, mode: Mode, scale_bits: int, sigma: int
+) -> RoundPlan:
+    """One secure sum of rows of a shape, under noise of σ at a fixed-point scale.
+
+    Raises:
+        InputError: no ring holds it. Refused: the treaty does not permit the mode.
+    """
+    mode.require(treaty)
+    return RoundPlan(
+        round=number,
+        task=task,
+        mode=mode,
+        dimension=shape.dimension,
+        scale_bits=scale_bits,
+        sigma=sigma,
+        sensitivity=mode.sensitivity(shape.sensitivity(scale_bits), treaty.overlap.max_partners_per_customer),
+        bits=ring_for(treaty, shape, mode, scale_bits, sigma).bits,
+        bound=math.ceil(
+            largest(treaty, shape, scale_bits) + noise_tail(shape.dimension) * mode.silo_sigma(sigma)
+        ),
+    )

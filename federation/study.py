@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from ..compliance.treaty import Document, Name, Treaty, explain
 from ..documents import Envelope, read_text
 from ..errors import InputError, Refused
-from ..privacy.secagg.rings import noise_tail
+from .counting import TASK, CountDraft, CountPlan, CountStudy, count_draft
 from .modes import Distributed, ModeField
 from .rounds import (
     RoundPlan,
@@ -25,8 +25,7 @@ from .rounds import (
     Task,
     curvature_shape,
     evaluate_shape,
-    largest,
-    ring_for,
+    plan_round,
     statistics_shape,
     train_shape,
     validate_shape,
@@ -308,8 +307,6 @@ class Study(Plan):
         if not 1 <= number <= self.rounds:
             raise Refused("UNKNOWN_ROUND", f"the study has rounds 1 to {self.rounds}, not {number}")
         task, own = self.tasks[number - 1], self.privacy
-        mode, sized = own.mode, treaty.overlap.max_partners_per_customer
-        mode.require(treaty)
         scale_bits, sigma = {
             "statistics": (own.scale_bits_statistics, own.sigma_statistics),
             "curvature": (own.scale_bits_curvature, own.sigma_curvature),
@@ -317,23 +314,19 @@ class Study(Plan):
             "validate": (own.scale_bits_validate, own.sigma_validate),
             "evaluate": (own.scale_bits_evaluate, own.sigma_evaluate),
         }[task]
-        shape = shape_of(self, task)
-        return RoundPlan(
-            round=number,
-            task=task,
-            mode=mode,
-            dimension=shape.dimension,
-            scale_bits=scale_bits,
-            sigma=sigma,
-            sensitivity=mode.sensitivity(shape.sensitivity(scale_bits), sized),
-            bits=ring_for(treaty, shape, mode, scale_bits, sigma).bits,
-            bound=math.ceil(
-                largest(treaty, shape, scale_bits) + noise_tail(shape.dimension) * mode.silo_sigma(sigma)
-            ),
-        )
+        return plan_round(treaty, number, task, shape_of(self, task), own.mode, scale_bits, sigma)
+
+    @property
+    def reads_orders(self) -> bool:
+        """Whether the silos' table is an order log, and not a table of customers."""
+        return not isinstance(self.label, ColumnLabel)
 
     def envelope(self) -> Envelope:
         return Envelope(KIND, self.model_dump(mode="json"))
+
+
+AnyStudy = Study | CountStudy
+AnyDraft = Draft | CountDraft
 
 
 def parameters(model: Model, inputs: int) -> int:
@@ -343,8 +336,21 @@ def parameters(model: Model, inputs: int) -> int:
     return (inputs + 1) * model.hidden + model.hidden + 1 + (inputs if model.skip else 0)
 
 
-def shape_of(plan: Plan, task: Task) -> Shape:
+def trained(study: AnyStudy) -> Study:
+    """The study, if it trains a model.
+
+    Raises:
+        InputError: it counts.
+    """
+    if isinstance(study, CountStudy):
+        raise InputError(f"{study.title!r} counts and trains no model: this is for studies that train one")
+    return study
+
+
+def shape_of(plan: Plan | CountPlan, task: Task) -> Shape:
     """One customer's row in a round of this task."""
+    if isinstance(plan, CountPlan):
+        return plan.shape
     if task == "statistics":
         return statistics_shape(learned(plan.features), plan.scaling.cells)
     if task == "curvature":
@@ -356,18 +362,31 @@ def shape_of(plan: Plan, task: Task) -> Shape:
     return evaluate_shape(plan.evaluation.bins)
 
 
-def parse(envelope: Envelope) -> Study:
+def parse(envelope: Envelope) -> AnyStudy:
     """The study in an envelope, its signature not yet checked."""
     if envelope.kind != KIND:
         raise InputError(f"a study was expected, this is a {envelope.kind!r}")
     try:
-        return Study.model_validate(envelope.payload)
+        counts = envelope.payload.get("task") == TASK
+        return (CountStudy if counts else Study).model_validate(envelope.payload)
     except ValidationError as error:
         raise explain(error, "study", tags=TAGS) from error
 
 
 def load_draft(path: Path) -> Draft:
-    """Read a draft from a YAML file.
+    """Read the draft of a study that trains a model from a YAML file.
+
+    Raises:
+        InputError: as `load_any`; it counts.
+    """
+    draft = load_any(path)
+    if isinstance(draft, CountDraft):
+        raise InputError(f"{path}: a counting study trains no model", remedy="this is for studies that do")
+    return draft
+
+
+def load_any(path: Path) -> AnyDraft:
+    """Read a draft of either kind from a YAML file; hierarchies it names are looked for beside it.
 
     Raises:
         InputError: unreadable, not YAML, or a field that is unknown or out of range.
@@ -376,11 +395,13 @@ def load_draft(path: Path) -> Draft:
         content = yaml.safe_load(read_text(path))
     except yaml.YAMLError as error:
         raise InputError(f"{path}: not YAML: {error}") from error
+    if isinstance(content, dict) and "count" in content:
+        return count_draft(_plain(content), path.parent, str(path))
     return draft_from(content, str(path))
 
 
 def draft_from(content: Any, what: str = "study draft") -> Draft:
-    """A draft from parsed YAML or JSON."""
+    """A draft of a study that trains, from parsed YAML or JSON."""
     try:
         return Draft.model_validate(_plain(content))
     except ValidationError as error:

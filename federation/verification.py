@@ -44,10 +44,11 @@ from ..privacy.events import from_json, to_json
 from ..privacy.secagg.keys import Advertisement, Context, Roster
 from ..privacy.secagg.statements import ANSWER, CONFIRM, UPLOAD
 from ..privacy.secagg.topology import names_digest
-from . import ledger_heads, limits
+from . import course, ledger_heads, limits
+from .counting import CountStudy
 from .pricing import price
-from .study import Study
-from .tasks import evaluate, train
+from .study import AnyStudy
+from .tasks import count, evaluate, train
 
 _COPIED = ("purpose", "table", "model", "features", "scaling", "label")
 _RELEASED = {"study", "run", "epsilon", "delta", "mode", "per", "what"}
@@ -100,14 +101,15 @@ class Check:
 
 @dataclass(frozen=True)
 class Report:
-    """What held. `survivors` maps each round to its silos."""
+    """What held. `survivors` maps each round to its silos; `started` is when, by the log."""
 
     checks: tuple[Check, ...]
-    study: Study
+    study: AnyStudy
     study_digest: str
     treaty: Treaty
     treaty_digest: str
     run: str
+    started: datetime
     epsilon: float
     survivors: Mapping[int, tuple[str, ...]]
     metrics: Mapping[str, Any]
@@ -143,6 +145,7 @@ def verify(path: Path, *, own_treaty: Path | None = None) -> Report:
         treaty=case.treaty,
         treaty_digest=case.treaty_envelope.digest,
         run=case.run,
+        started=datetime.fromisoformat(case.started_at),
         epsilon=case.epsilon,
         survivors=case.survivors,
         metrics=case.metrics,
@@ -154,10 +157,11 @@ class _Bundle:
 
     treaty: Treaty
     treaty_envelope: Envelope
-    study: Study
+    study: AnyStudy
     study_envelope: Envelope
     run: str
     _started: int
+    started_at: str
     epsilon: float
     metrics: Mapping[str, Any]
 
@@ -245,7 +249,7 @@ class _Bundle:
         started = [(i, e) for i, e in self._mine("run.started") if e["details"]["run"] == self.run]
         if len(started) != 1:  # with two, one could have its order and the other its time looked at
             raise VerificationError(f"the log holds {len(started)} starts of this run")
-        self._started = started[0][0]
+        self._started, self.started_at = started[0][0], str(started[0][1]["time"])
         approvals.require(
             given,
             self.treaty,
@@ -379,6 +383,10 @@ class _Bundle:
             opaque = [envelope.payload[name] for name in ("vector", "shares") if name in envelope.payload]
             if not all(isinstance(value, str) and _DIGEST.fullmatch(value) for value in opaque):
                 raise VerificationError(f"round {number}: a statement of {silo} with a digest that is none")
+            if not isinstance(envelope.payload.get("check", ""), str):
+                raise VerificationError(
+                    f"round {number}: a statement of {silo} with a check value that is none"
+                )
             context = self._contexts.get(str(envelope.payload["context"]))
             if context is None or envelope.payload["round"] != number or number not in context.rounds:
                 raise VerificationError(
@@ -403,23 +411,28 @@ class _Bundle:
         )
 
     def _check_release(self) -> str:  # 9
-        state = train.State.start(self.study)
-        number, due = train.following(state, 0, self.study), set()
+        state = course.start(self.study)
+        number, due = course.following(state, 0, self.study), set()
         while number is not None:
             due.add(number)
             if number not in self._models:
                 raise VerificationError(f"round {number} is due by the sums before it, and is not there")
             self._compare(f"the model of round {number}", self._models[number], state.sent)
-            state = train.advance(
+            state = course.advance(
                 state, number, self._totals[number], self.study, len(self.survivors[number])
             )
-            number = train.following(state, number, self.study)
+            number = course.following(state, number, self.study)
         if due != set(self._models):
             raise VerificationError(
                 f"rounds {sorted(set(self._models) - due)} were run after training was over"
             )
-        last = self.study.rounds
-        metrics = evaluate.metrics(self._totals[last], self.study, len(self.survivors[last]))
+        study = self.study
+        if isinstance(study, CountStudy):
+            return self._check_table(study)
+        if not isinstance(state, train.State):
+            raise VerificationError("a study that trains, without a model")
+        last = study.rounds
+        metrics = evaluate.metrics(self._totals[last], study, len(self.survivors[last]))
         self.metrics = {
             "auc": metrics.auc,
             "auc_error": metrics.auc_error,
@@ -431,30 +444,18 @@ class _Bundle:
             for _, e in self._mine("released")
             if e["details"]["run"] == self.run
         }
-        allowed = {"model.json": self.study.release.model, "metrics.json": self.study.release.metrics}
-        coordinator = self.treaty.coordinator
+        allowed = {
+            "model.json": study.release.model,
+            "metrics.json": study.release.metrics,
+            "table.json": False,
+        }
         for name, permitted in allowed.items():
             if not permitted:
                 if f"release/{name}" in self._files or name in logged:
                     raise VerificationError(f"{name} was released against the study's release rule")
                 continue
-            envelope = _sole(Envelope.loads(self._file(f"release/{name}")))
-            envelope.check("release", coordinator.origin, coordinator.signing_key)
-            if name not in logged or logged[name]["digest"] != envelope.digest:
-                raise VerificationError(f"{name} is not the release in the log")
-            told, what = envelope.payload, name.removesuffix(".json")
-            _only(told, _RELEASED | (_MODEL if what == "model" else {"metrics"}), name)
-            if (told["study"], told["run"], told["what"]) != (self.study_envelope.digest, self.run, what):
-                raise VerificationError(f"{name} is of another study or run")
-            if told["delta"] != self.study.privacy.delta:
-                raise VerificationError(f"{name} claims δ = {told['delta']}, the study says otherwise")
-            if told["mode"] != self.study.privacy.mode.name:
-                raise VerificationError(f"{name} claims {told['mode']} noise, the study says otherwise")
-            if told["per"] != self.treaty.per(self.study.purpose).model_dump(mode="json"):
-                raise VerificationError(f"{name} claims its ε for another unit or budget than the treaty's")
-            for claimed in (told["epsilon"], logged[name]["epsilon"]):
-                if not abs(claimed - self.epsilon) <= 1e-6:
-                    raise VerificationError(f"{name} claims ε = {claimed}, it is {self.epsilon}")
+            what = name.removesuffix(".json")
+            told = self._released(name, _MODEL if what == "model" else {"metrics"}, logged)
             if name == "model.json":
                 self._compare("the model's weights", told["weights"], state.weights)
                 self._compare("the model's scales", told["learned"], state.statistics)
@@ -467,6 +468,69 @@ class _Bundle:
                 for metric, value in asdict(metrics).items():
                     self._compare(f"the metric {metric!r}", told["metrics"][metric], value)
         return "model and metrics recomputed from the sums: equal"
+
+    def _released(self, name: str, more: set[str], logged: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """The payload of a release: signed, logged, of this run, and with the ε recomputed here."""
+        coordinator, what = self.treaty.coordinator, name.removesuffix(".json")
+        envelope = _sole(Envelope.loads(self._file(f"release/{name}")))
+        envelope.check("release", coordinator.origin, coordinator.signing_key)
+        if name not in logged or logged[name]["digest"] != envelope.digest:
+            raise VerificationError(f"{name} is not the release in the log")
+        told = envelope.payload
+        _only(told, _RELEASED | more, name)
+        if (told["study"], told["run"], told["what"]) != (self.study_envelope.digest, self.run, what):
+            raise VerificationError(f"{name} is of another study or run")
+        if told["delta"] != self.study.privacy.delta:
+            raise VerificationError(f"{name} claims δ = {told['delta']}, the study says otherwise")
+        if told["mode"] != self.study.privacy.mode.name:
+            raise VerificationError(f"{name} claims {told['mode']} noise, the study says otherwise")
+        if told["per"] != self.treaty.per(self.study.purpose).model_dump(mode="json"):
+            raise VerificationError(f"{name} claims its ε for another unit or budget than the treaty's")
+        for claimed in (told["epsilon"], logged[name]["epsilon"]):
+            if not abs(claimed - self.epsilon) <= 1e-6:
+                raise VerificationError(f"{name} claims ε = {claimed}, it is {self.epsilon}")
+        return told
+
+    def _check_table(self, study: CountStudy) -> str:
+        """The table, recomputed: which cells pass the union gate, and what is shown of them."""
+        logged = {
+            e["details"]["file"]: e["details"]
+            for _, e in self._mine("released")
+            if e["details"]["run"] == self.run
+        }
+        for name in ("model.json", "metrics.json"):
+            if f"release/{name}" in self._files or name in logged:
+                raise VerificationError(f"{name} was released by a study that counts")
+        told = self._released("table.json", {"purpose", "count", "table"}, logged)
+        if told["purpose"] != study.purpose:
+            raise VerificationError("the table's purpose is not the study's")
+        if canonical(told["count"]) != canonical(study.count.model_dump(mode="json")):
+            raise VerificationError("the table counts something else than the study")
+        expected = count.table(self._totals[1], study, self.treaty, len(self.survivors[1]))
+        claimed = told["table"]
+        _only(claimed, set(expected), "the table")
+        if len(claimed["cells"]) != len(expected["cells"]):
+            raise VerificationError("the table has other cells than the study")
+        for theirs, ours in zip(claimed["cells"], expected["cells"], strict=True):
+            where = " / ".join(ours["cell"])
+            if theirs.get("count") is not None and ours["count"] is None:
+                raise VerificationError(
+                    f"the cell {where} is shown, and does not pass the gate of k = {study.k}"
+                )
+            _only(theirs, set(ours), f"the cell {where}")
+            if theirs["cell"] != ours["cell"] or (theirs["count"] is None) != (ours["count"] is None):
+                raise VerificationError(f"the cell {where} is not the one that the sum gives")
+            for field in set(ours) - {"cell"} if ours["count"] is not None else ():
+                self._compare(f"the {field} of the cell {where}", theirs[field], ours[field])
+        for field in ("least", "noise", "under_k", "k", "silos", "shown"):
+            self._compare(f"the table's {field}", claimed[field], expected[field])
+        if (claimed["by"], claimed["of"]) != (expected["by"], expected["of"]):
+            raise VerificationError("the table names other columns than the study")
+        self.metrics = {"cells": len(expected["cells"]), "shown": expected["shown"], "table": expected}
+        return (
+            f"{expected['shown']} of {len(expected['cells'])} cells pass the gate of k = {study.k} on the union,"
+            " recomputed from the sum: equal"
+        )
 
     @staticmethod
     def _compare(what: str, claimed: Any, recomputed: Any) -> None:

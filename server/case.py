@@ -17,7 +17,7 @@ from ..federation import ledger_heads
 from ..federation import messages as m
 from ..federation.modes import Sampler
 from ..federation.secure_sum import SecureSum, Sum
-from ..federation.study import Study
+from ..federation.study import AnyStudy
 from ..privacy.noise import discrete_gaussian
 from .checkpoint import Checkpoint
 
@@ -43,7 +43,7 @@ class Case:
     treaty_envelope: Envelope
     treaty: Treaty
     study_envelope: Envelope
-    study: Study
+    study: AnyStudy
     approvals: list[Envelope]
     run: str
     key: SigningKey

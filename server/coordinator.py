@@ -18,10 +18,12 @@ from flwr.serverapp import Grid, ServerApp
 from ..compliance import treaty as treaties
 from ..documents import Envelope, SigningKey
 from ..errors import Abandoned, FoedusError, InputError, Unreachable
-from ..federation import limits
+from ..federation import course, limits
+from ..federation.counting import CountStudy
 from ..federation.pricing import price
 from ..federation.secure_sum import Sum
-from ..federation.tasks import evaluate, train
+from ..federation.study import Study
+from ..federation.tasks import count, evaluate, train
 from ..privacy.accountant import PLD
 from . import checkpoint
 from .batches import Batches, connected
@@ -46,7 +48,7 @@ def conduct(grid: Grid, case: Case) -> Path:
     3. Training: one secure sum a round (the first perhaps of curvature), one step of the model from it.
     4. Evaluation: one secure sum.
     5. Receipts of every node still there; the log anchors the heads of their ledgers.
-    6. Release: model and metrics, signed, logged, and all of it bundled.
+    6. Release: model and metrics, or the counted table as far as it passes the union gate, signed, logged, and all of it bundled.
 
     What the case's checkpoint holds of an earlier attempt is not done again: sums are replayed, the round in
     flight goes on in its batch, log entries that are there are not made twice.
@@ -64,8 +66,8 @@ def conduct(grid: Grid, case: Case) -> Path:
     absent = sorted({p.name for p in treaty.parties} - set(nodes))
     case.note("roll-call", {"present": sorted(nodes), "absent": absent})
     batches, known = Batches(grid, case, nodes), case.kept.sums()
-    state = train.State.start(study)
-    upcoming = train.following(state, 0, study)
+    state = course.start(study)
+    upcoming = course.following(state, 0, study)
     metrics: evaluate.Metrics | None = None
     while upcoming is not None:
         number = upcoming
@@ -77,24 +79,31 @@ def conduct(grid: Grid, case: Case) -> Path:
         case.record("round.summed", told, once=("round",))
         lineage.summed(result, str(told["sum"]))
         event: dict[str, Any] = {"round": number, "of": study.rounds, "task": plan.task}
-        state = train.advance(state, number, result.total, study, len(survivors))  # 3
-        if plan.task == "train" and study.release.model:
+        state = course.advance(state, number, result.total, study, len(survivors))  # 3
+        if (
+            plan.task == "train"
+            and isinstance(study, Study)
+            and isinstance(state, train.State)
+            and study.release.model
+        ):
             event["weights"] = state.weights.tolist()
-        if plan.task == "evaluate":  # 4
+        if isinstance(study, CountStudy):
+            event["shown"] = int(count.passing(result.total, study, treaty, len(survivors)).sum())
+        elif plan.task == "evaluate":  # 4
             metrics = evaluate.metrics(result.total, study, len(survivors))
             event["auc"], event["auc_error"] = metrics.auc, metrics.auc_error
         event |= {"epsilon": spent(case), "survivors": survivors, "seconds": time.monotonic() - started}
         if number not in case.told:
             case.note("round", event)
-        upcoming = train.following(state, number, study)
-    if metrics is None:
+        upcoming = course.following(state, number, study)
+    if metrics is None and isinstance(study, Study):
         raise InputError("a study has at least one round of each kind")
     receipts = _receipts(case, batches)  # 5
     counts = {s.round: len(s.survivors) for s in case.sums}
     return release(case, state, metrics, receipts, price(study, treaty, survivors=counts))  # 6
 
 
-def _sum(case: Case, batches: Batches, number: int, state: train.State) -> Sum:
+def _sum(case: Case, batches: Batches, number: int, state: course.State) -> Sum:
     """One round that is not in the checkpoint yet: begun here, or taken up where it was left."""
     plan = case.study.round(number, case.treaty)
     batch = batches.for_round(number)
@@ -220,7 +229,12 @@ def _carry(grid: Grid, case: Case, store: Store, home: Path) -> None:
         store.add_event(run, kind, reason, record=partial(_log_failure, case, error.message))
         checkpoint.remove(home, run)
         raise
-    for kind, file in (("model", "model.json"), ("metrics", "metrics.json"), ("evidence", path.name)):
+    for kind, file in (
+        ("model", "model.json"),
+        ("metrics", "metrics.json"),
+        ("table", "table.json"),
+        ("evidence", path.name),
+    ):
         if (case.out / file).exists():
             store.add_release(home / "evidence", case.out / file, study=digest, run=run, kind=kind)
     store.add_event(run, "finished", {"epsilon": spent(case)})

@@ -14,6 +14,7 @@ from ..compliance import approvals
 from ..compliance.auditlog.log import AuditLog
 from ..compliance.lineage import Dataset, Event, EventType, Lineage, names, pair, run_id
 from ..compliance.lineage import facets as f
+from ..compliance.lineage.events import Kind
 from ..documents import Envelope
 from ..errors import VerificationError
 from ..federation.secure_sum import Sum
@@ -22,6 +23,7 @@ from .case import Case
 PRODUCER = "https://foedus.invalid/foedus-server"
 FILE = "lineage.db"
 _ROUNDS = 100  # in one event
+_KINDS: Mapping[str, Kind] = {"model.json": "model", "metrics.json": "metrics", "table.json": "counts"}
 
 
 def of_server(home: Path, origin: str) -> Lineage:
@@ -83,9 +85,7 @@ class RunLineage:
         ]
         cost = self._cost(epsilon)
         for file, envelope in sorted(released.items()):
-            what = names.document(
-                "model" if file == "model.json" else "metrics", case.origin, envelope.digest
-            )
+            what = names.document(_KINDS[file], case.origin, envelope.digest)
             events += pair(self._part("release", [file], origins, [what], {f.DpCost.facet: cost}))
         tags = {"epsilon": str(cost["epsilon"]), "delta": str(cost["delta"])}
         events.append(self._own("COMPLETE", (), {**self._facets, f.DpCost.facet: cost}, tags))

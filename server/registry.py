@@ -21,7 +21,7 @@ from ..documents import Envelope
 from ..errors import FoedusError, InputError, Refused
 from ..federation import limits
 from ..federation import study as studies
-from ..federation.study import Study
+from ..federation.study import AnyStudy
 from .problems import NotFound, code_of
 from .store import RunRow, Store, StudyRow
 
@@ -151,7 +151,7 @@ class Registry:
             raise InputError(f"{len(found)} studies start with {abbreviation}", remedy="give more digits")
         return found[0]
 
-    def study(self, row: StudyRow) -> Study:
+    def study(self, row: StudyRow) -> AnyStudy:
         """The content of a kept study."""
         return studies.parse(Envelope.loads(row.envelope))
 

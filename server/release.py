@@ -15,8 +15,12 @@ from typing import Any
 
 from ..compliance import evidence
 from ..documents import Envelope, b64, canonical
+from ..errors import InputError
+from ..federation import course
+from ..federation.counting import CountStudy
 from ..federation.secure_sum import Sum
-from ..federation.tasks import evaluate, train
+from ..federation.study import Study
+from ..federation.tasks import count, evaluate, train
 from .case import Case
 from .lineage import RunLineage
 
@@ -25,8 +29,8 @@ RELEASE = "release"
 
 def release(
     case: Case,
-    state: train.State,
-    metrics: evaluate.Metrics,
+    state: course.State,
+    metrics: evaluate.Metrics | None,
     receipts: Mapping[str, Envelope],
     epsilon: float,
 ) -> Path:
@@ -55,7 +59,7 @@ def release(
 
 
 def _released(
-    case: Case, state: train.State, metrics: evaluate.Metrics, epsilon: float
+    case: Case, state: course.State, metrics: evaluate.Metrics | None, epsilon: float
 ) -> dict[str, Envelope]:
     kept = case.kept.kept(RELEASE)
     if kept is None:
@@ -66,7 +70,7 @@ def _released(
 
 
 def _envelopes(
-    case: Case, state: train.State, metrics: evaluate.Metrics, epsilon: float
+    case: Case, state: course.State, metrics: evaluate.Metrics | None, epsilon: float
 ) -> dict[str, Envelope]:
     study = case.study
     common = {
@@ -77,6 +81,17 @@ def _envelopes(
         "per": case.treaty.per(study.purpose).model_dump(mode="json"),
         "mode": study.privacy.mode.name,
     }
+    if isinstance(study, CountStudy) and isinstance(state, count.State) and state.total is not None:
+        table = {
+            **common,
+            "what": "table",
+            "purpose": study.purpose,
+            "count": study.count.model_dump(mode="json"),
+            "table": count.table(state.total, study, case.treaty, state.silos),
+        }
+        return {"table.json": Envelope(RELEASE, table).signed(case.origin, case.key)}
+    if not isinstance(study, Study) or not isinstance(state, train.State) or metrics is None:
+        raise InputError("a study that has nothing to release")
     model = {
         **common,
         "what": "model",

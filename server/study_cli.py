@@ -24,6 +24,8 @@ from ..documents import Envelope, SigningKey
 from ..errors import Abandoned, FoedusError, InputError, Refused, VerificationError
 from ..federation import fitting, limits, pricing
 from ..federation import study as studies
+from ..federation.counting import CountStudy
+from ..federation.tasks import count
 from .client import ApiClient, Event
 from .study_view import coloured, print_decision, print_study, print_whole_study
 
@@ -74,7 +76,7 @@ def price(draft: Draft, treaty: TreatyFile) -> None:
     Example: foedus study price churn.yaml --treaty treaty.json
     """
     document, content = treaties.load(treaty)
-    study = fitting.resolve(studies.load_draft(draft), content, document.digest)
+    study = fitting.resolve(studies.load_any(draft), content, document.digest)
     terms, n = content.terms(study.purpose), len(content.parties)
     out = Console()
     split = Table(title=f"{escape(study.title)}: what ε is spent on", box=None, header_style="bold")
@@ -93,6 +95,9 @@ def price(draft: Draft, treaty: TreatyFile) -> None:
         rounds = dict.fromkeys(range(1, study.rounds + 1), survivors)
         table.add_row(f"{survivors} of {n}", f"{pricing.price(study, content, survivors=rounds):.3f}")
     out.print(table)
+    if isinstance(study, CountStudy):
+        _print_count(out, study, content)
+        return
     public = [f.called for f in study.features if not getattr(f, "learned", False)]
     out.print(
         f"{study.rounds} sums, {study.parameters} weights, {study.privacy.mode.name} noise;"
@@ -102,6 +107,20 @@ def price(draft: Draft, treaty: TreatyFile) -> None:
             if public
             else ""
         )
+    )
+    if study.privacy.mode.caution:
+        out.print(f"[bold red]{study.privacy.mode.caution}[/]")
+
+
+def _print_count(out: Console, study: CountStudy, treaty: treaties.Treaty) -> None:
+    """What a counting study would show."""
+    scale, silos = 2.0**study.privacy.scale_bits_count, len(treaty.parties)
+    noise = study.privacy.sigma_count * study.privacy.mode.spread(silos) / scale
+    out.print(
+        f"{study.count.cells} cells, {study.privacy.mode.name} noise; if all {silos} silos answer, a count's ± is {noise:.1f}"
+        f" and a cell is shown from a noisy count of {count.least(study, treaty, silos) / scale:.1f} on (k = {study.k},"
+        f" the treaty's floor is {treaty.min_group}). The treaty's cap for {escape(study.purpose)} is"
+        f" {treaty.terms(study.purpose).budget}. {escape(treaty.basis)}"
     )
     if study.privacy.mode.caution:
         out.print(f"[bold red]{study.privacy.mode.caution}[/]")
@@ -120,7 +139,7 @@ def sign(
     Example: foedus study sign churn.yaml --treaty treaty.json --author alice --key alice.key --out churn.json
     """
     document, content = treaties.load(treaty)
-    written = studies.load_draft(draft)
+    written = studies.load_any(draft)
     if written.author != author:
         raise InputError(f"{draft}: its author is {written.author}, not {author}")
     study = fitting.resolve(written, content, document.digest)

@@ -13,7 +13,8 @@ from rich.table import Table
 
 from ..compliance.treaty import Treaty
 from ..documents import Envelope
-from ..federation.study import Study
+from ..federation.counting import CountStudy
+from ..federation.study import AnyStudy, Study
 
 _COLOURS = {"finished": "green", "approved": "green", "running": "cyan", "failed": "red", "rejected": "red"}
 
@@ -47,13 +48,14 @@ def print_study(found: Mapping[str, Any]) -> None:
 
 def print_whole_study(study: Envelope) -> None:
     """Everything that its signatures cover, as YAML: a study's own order of fields first, then any others."""
-    order = [*Study.model_fields, *sorted(study.payload)]
+    kind = CountStudy if study.payload.get("task") == "count" else Study
+    order = [*kind.model_fields, *sorted(study.payload)]
     content = {name: study.payload[name] for name in order if name in study.payload}
     typer.echo(f"# study {study.digest}, signed by {', '.join(map(repr, study.signatures)) or 'nobody'}")
     typer.echo(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=78), nl=False)
 
 
-def print_decision(plan: Study, treaty: Treaty, after: Mapping[str, Any], *, rejected: bool) -> None:
+def print_decision(plan: AnyStudy, treaty: Treaty, after: Mapping[str, Any], *, rejected: bool) -> None:
     """What was just signed, and who is still to sign."""
     left = ", ".join(after["missing"]) or "nobody"
     Console().print(

@@ -26,6 +26,7 @@ _STYLES: dict[str, tuple[str, tuple[str, str], tuple[str, str]]] = {
     "study": ("signed study", ("#fdf3dc", "#9a6a00"), ("#382c10", "#e6b450")),
     "approval": ("approvals", ("#fdf3dc", "#9a6a00"), ("#382c10", "#e6b450")),
     "model": ("released", ("#fbe9dd", "#b04a00"), ("#3a2214", "#f2955a")),
+    "counts": ("released", ("#fbe9dd", "#b04a00"), ("#3a2214", "#f2955a")),
     "metrics": ("released", ("#fbe9dd", "#b04a00"), ("#3a2214", "#f2955a")),
     "scores": ("scores", ("#e3f0f9", "#0072b2"), ("#12303f", "#5cb3e6")),
     "masked table": ("masked table", ("#efe9f6", "#7a4fa3"), ("#2b2238", "#bd9be0")),

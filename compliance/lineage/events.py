@@ -26,7 +26,7 @@ from . import facets as f
 EventType = Literal["START", "COMPLETE", "FAIL", "ABORT"]
 ENDS = ("COMPLETE", "FAIL", "ABORT")
 Kind = Literal[
-    "table", "register", "cohort", "features", "update", "sum", "study", "approval", "model", "metrics",
+    "table", "register", "cohort", "features", "update", "sum", "study", "approval", "model", "metrics", "counts",
     "scores", "masked table", "dataset",
 ]  # fmt: skip
 """What a dataset is to us; anybody else's is just a ``dataset``."""

@@ -101,7 +101,11 @@ def _label(dataset: Json) -> str:
     if kind == "features":
         return f"features, {name.rpartition('/')[2]}"
     head, slash, digest = name.rpartition("/")
-    return f"{head} {digest[:_SHORT]}…" if slash and kind in ("study", "model", "metrics", "scores") else name
+    return (
+        f"{head} {digest[:_SHORT]}…"
+        if slash and kind in ("study", "model", "metrics", "counts", "scores")
+        else name
+    )
 
 
 def _box(boxes: dict[tuple[str, str], Box], dataset: Json) -> tuple[str, str]:

@@ -84,7 +84,7 @@ class Trace:
             self.updates.add((party, name))
         elif kind == "sum":
             self.sums.add(name)
-        elif kind in ("model", "metrics"):
+        elif kind in ("model", "metrics", "counts"):
             self.releases.add((kind, e.version_of(dataset) or name))
         elif kind == "features":
             self._columns(party, name, dataset)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from ...errors import Refused
 
-Step = Literal["set-up", "ready", "upload", "confirm", "answer", "checked", "shown"]
+Step = Literal["set-up", "ready", "upload", "confirm", "answer", "checked", "shown", "release"]
 
 
 class Journal:

@@ -8,9 +8,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Response
 
 from ...errors import VerificationError
+from ...federation.counting import CountStudy
 from ..auth import Principal, Role, require
 from ..desk import DeskOf
-from ..problems import NotFound
+from ..problems import Forbidden, NotFound
+from ..store import ReleaseRow
 
 router = APIRouter(prefix="/studies/{digest}/results")
 Reader = Annotated[Principal, Depends(require(Role.SCIENTIST, Role.OFFICER, Role.PARTNER))]
@@ -23,7 +25,11 @@ def index(digest: str, caller: Reader, desk: DeskOf) -> dict[str, Any]:
     fields = ("name", "run", "kind", "sha256", "size", "released")
     return {
         "study": row.digest,
-        "results": [{name: getattr(r, name) for name in fields} for r in desk.store.releases(row.digest)],
+        "results": [
+            {name: getattr(r, name) for name in fields}
+            for r in desk.store.releases(row.digest)
+            if _may_see(r, row.digest, caller, desk)
+        ],
     }
 
 
@@ -31,7 +37,8 @@ def index(digest: str, caller: Reader, desk: DeskOf) -> dict[str, Any]:
 def download(digest: str, name: str, caller: Reader, desk: DeskOf) -> Response:
     """One released file.
 
-    1. The name is looked up among the study's releases; it is never part of a path.
+    1. The name is looked up among the study's releases; it is never part of a path. Evidence of a count, in which
+       cells that did not pass the gate can be read, is for those who verify it.
     2. The registered path stays inside ``evidence/``, links followed.
     3. The bytes are those that were released; the reading is in the audit log before they leave.
     """
@@ -41,6 +48,12 @@ def download(digest: str, name: str, caller: Reader, desk: DeskOf) -> Response:
     if release is None:
         raise NotFound(
             f"study {study[:12]} has released no such file", remedy="`foedus study results` lists them"
+        )
+    if not _may_see(release, study, caller, desk):
+        raise Forbidden(
+            "EVIDENCE_OF_A_COUNT",
+            "the evidence of a count has the noisy sums of suppressed cells, too: it is for officers and partners",
+            remedy="fetch table.json; an officer verifies the evidence",
         )
     # 2.
     evidence = (desk.home / "evidence").resolve()
@@ -60,3 +73,10 @@ def download(digest: str, name: str, caller: Reader, desk: DeskOf) -> Response:
         "x-foedus-sha256": release.sha256,
     }
     return Response(content, media_type="application/octet-stream", headers=headers)
+
+
+def _may_see(release: ReleaseRow, study: str, caller: Principal, desk: DeskOf) -> bool:
+    """Whether a caller may have a file: cells that did not pass the gate can be read in the evidence of a count."""
+    if release.kind != "evidence" or caller.role is not Role.SCIENTIST:
+        return True
+    return not isinstance(desk.registry.study(desk.registry.find(study)), CountStudy)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.orders import copy_of, make_draft, small_world
+from support.orders import copy_of, make_count, make_draft, small_world
 from support.sums import scratch
 
 from foedus.demo.simulate import Simulated, simulate
@@ -44,6 +44,13 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> GoodRun:
     events: list[tuple[str, dict[str, Any]]] = []
     run = simulate(world, draft, note=lambda kind, data: events.append((kind, dict(data))))
     return GoodRun(world, run, events)
+
+
+@pytest.fixture(scope="session")
+def good_count(tmp_path_factory: pytest.TempPathFactory) -> GoodRun:
+    """A study that counts, with its noise and its evidence."""
+    world = small_world(tmp_path_factory.mktemp("count") / "world", make_count())
+    return GoodRun(world, simulate(world, make_count()))
 
 
 @pytest.fixture

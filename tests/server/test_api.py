@@ -11,7 +11,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from support.treaties import ORIGIN, PURPOSE, make_draft, sign_study
+from support.orders import make_count
+from support.treaties import ORIGIN, PURPOSE, all_approvals, make_draft, sign_study
 
 from foedus.compliance.auditlog import merkle
 from foedus.compliance.auditlog.checkpoint import open_checkpoint
@@ -705,6 +706,41 @@ def test_a_result_that_was_changed_or_replaced_by_a_link_is_not_served(world: Wo
     path.unlink()
     path.symlink_to(world.desk.home / "server.key")
     assert error_of(world.request("partner", "GET", url)) == (404, "NOT_FOUND")
+
+
+def test_a_scientist_gets_the_table_of_a_count_and_not_the_sums_of_suppressed_cells(world: World) -> None:
+    draft = make_count(author="alice")
+    study = resolve(draft, world.treaty, world.document.digest)
+    envelope = study.envelope().signed("alice", world.keys.scientists["alice"])
+    with world.client("scientist") as scientist:
+        scientist.submit(envelope)
+        with world.client("officer") as officer:
+            for approval in all_approvals(world.document, world.treaty, world.keys, envelope):
+                officer.approve(envelope.digest, approval)
+        run = str(scientist.start(envelope.digest)["id"])
+    folder = world.desk.home / "evidence" / envelope.digest
+    folder.mkdir(parents=True)
+    for kind, name in (("table", "table.json"), ("evidence", "evidence.zip")):
+        (folder / name).write_bytes(b"{}")
+        path, releases = folder / name, world.desk.home / "evidence"
+        world.desk.store.add_release(releases, path, study=envelope.digest, run=run, kind=kind)
+    url = f"/v1/studies/{envelope.digest}/results"
+    for role, listed in (("scientist", 1), ("officer", 2), ("partner", 2)):
+        assert len(world.request(role, "GET", url).json()["results"]) == listed
+        assert world.request(role, "GET", f"{url}/table.json").status_code == 200
+    assert error_of(world.request("scientist", "GET", f"{url}/evidence.zip")) == (403, "EVIDENCE_OF_A_COUNT")
+    assert world.request("officer", "GET", f"{url}/evidence.zip").status_code == 200
+
+
+def test_a_count_under_the_treatys_k_is_not_submitted(world: World) -> None:
+    study = resolve(make_count(author="alice"), world.treaty, world.document.digest)
+    low = study.model_copy(update={"k": 5}).envelope().signed("alice", world.keys.scientists["alice"])
+    with (
+        world.client("scientist") as scientist,
+        pytest.raises(Refused, match="under the treaty's 10") as refused,
+    ):
+        scientist.submit(low)
+    assert refused.value.code == "K_UNDER_FLOOR"
 
 
 def test_only_files_of_the_evidence_are_released(world: World) -> None:

@@ -14,8 +14,9 @@ import pandas as pd
 from foedus.demo import world
 from foedus.demo.data import Orders
 from foedus.demo.world import World
+from foedus.federation.counting import CountDraft, count_draft
 from foedus.federation.schema import ChurnLabel, Split
-from foedus.federation.study import Draft, DraftPrivacy, Training
+from foedus.federation.study import AnyDraft, Draft, DraftPrivacy, Training
 from foedus.privacy.noise import Keystream
 
 PURPOSE = "dpv:ServiceOptimisation"
@@ -53,7 +54,24 @@ def make_draft(*, rounds: int = 2, epsilon: float = 4.0, **changes: Any) -> Draf
     return Draft(**(fields | changes))
 
 
-def small_world(root: Path, draft: Draft | None = None, *, orders: Orders | None = None) -> World:
+def make_count(**changes: Any) -> CountDraft:
+    """A study that counts the customers of the log above; some of its cells are small."""
+    content: dict[str, Any] = {
+        "title": "customers by recency and orders",
+        "author": "dana",
+        "purpose": PURPOSE,
+        "count": {
+            "as_of": TRAIN_AS_OF,
+            "by": [{"name": "recency", "cuts": [30, 90, 365]}, {"name": "orders", "cuts": [4, 8, 16]}],
+            "of": {"name": "amount", "upper": 800},
+        },
+        "privacy": {"epsilon": 8.0},
+        "trip_seconds": 0.3,
+    }
+    return count_draft(content | changes, Path())
+
+
+def small_world(root: Path, draft: AnyDraft | None = None, *, orders: Orders | None = None) -> World:
     """Four partners with their tables, registers and keys, under a treaty that permits `draft` twice."""
     return world.build(root, orders or order_log(), draft or make_draft(), silos=4)
 
