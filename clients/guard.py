@@ -42,6 +42,7 @@ from ..federation.study import AnyStudy
 from ..privacy.events import Event
 from ..privacy.ledger import Ledger
 from ..privacy.secagg.keys import Roster
+from . import uses
 from .budget import Budget
 from .cohort import Cohort, Cohorts, ask_of
 from .home import Home
@@ -127,6 +128,7 @@ class Guard:
             purpose=permit.study.purpose,
             epsilon=permit.study.privacy.epsilon,
         )
+        uses.of_study(permit.study, self.ask(permit).categories, self.treaty, approved=True)
 
     def advance_log(
         self, log: LogHead, accept: Callable[[Checkpoint, Checkpoint], None] = lambda kept, offered: None

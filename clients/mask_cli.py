@@ -42,7 +42,6 @@ def mask(
     Example: foedus mask customers.parquet --policy policy.yaml --out masked.parquet
     """
     from ..compliance.masking.files import mask_file
-    from ..compliance.masking.roles import Role
     from .home import Home
     from .lineage import noting_masked
     from .release_gate import ReleaseGate, node_of
@@ -55,7 +54,7 @@ def mask(
         nonlocal versions
         if of is not None:
             gate = ReleaseGate(Home.load(of))
-            versions = gate.admit(frame, released, rules.names(Role.QUASI), rules.k, table.name)
+            versions = gate.admit_masked(frame, released, rules, table.name)
 
     with noting_masked(table, out, "mask", of) as masked:
         found = mask_file(table, policy, out, report, admit=admit)

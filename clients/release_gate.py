@@ -24,8 +24,11 @@ from ..compliance import treaty as treaties
 from ..compliance.auditlog.log import AuditLog
 from ..compliance.gate import require_k
 from ..compliance.masking.measures import Classes
+from ..compliance.masking.policy import Policy
+from ..compliance.masking.roles import Role
 from ..errors import InputError, Refused
 from ..privacy.secagg.journal import Journal, Step
+from . import uses
 from .home import Home
 
 RELEASED = "table.released"
@@ -40,6 +43,11 @@ class ReleaseGate:
         self._treaty = treaties.load(home.path / "treaty.json")[1]
         self._audit = AuditLog(home.path / "audit.db", f"foedus node {home.party}")
         self._journal = Journal(home.path / "journal.db")
+
+    def admit_masked(self, source: pd.DataFrame, released: pd.DataFrame, rules: Policy, what: str) -> int:
+        """`admit` a table masked by these rules, if the policy of uses allows it, too."""
+        uses.of_masked(rules, self._treaty)
+        return self.admit(source, released, rules.names(Role.QUASI), rules.k, what)
 
     def admit(
         self, source: pd.DataFrame, released: pd.DataFrame, quasi: Sequence[str], k: int, what: str

@@ -35,7 +35,7 @@ from ..federation.modes import ModeField
 from ..federation.schema import TAGS, AnyFeature, ChurnLabel, ColumnLabel, Label, Split, Table, question
 from ..federation.study import Digest, Model, Scaling
 from ..federation.tasks import statistics
-from . import sources
+from . import sources, uses
 from .cohort import ask_of
 from .features import CUSTOMER, columns, history, last_order, measured, written
 from .home import Home
@@ -128,6 +128,7 @@ def score(home: Home, released: ReleasedModel, as_of: date, treaty: Treaty) -> S
         raise InputError(f"{register}: no such file", remedy="foedus consent import takes consents in")
     names, label = released.table, released.label
     ask = ask_of(home, released.purpose, order_log=not isinstance(label, ColumnLabel))
+    uses.of_scores(released.purpose, ask.categories, treaty)
     cohort = ConsentRegister(register).cohort(ask, datetime.now(UTC))
     latest: date | None = None
     with home.orders(names, written(released.features)) as found:

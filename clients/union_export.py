@@ -30,6 +30,7 @@ from ..compliance.masking.roles import Role
 from ..errors import InputError, Refused
 from ..federation.counting import CountStudy
 from ..federation.verification import Report, verify
+from . import uses
 from .cohort import Cohorts, ask_of
 from .counter import labelled
 from .home import Home
@@ -79,6 +80,7 @@ def export(
     from ..compliance.consent import ConsentRegister
 
     ask = ask_of(home, study.purpose, order_log=study.reads_orders)
+    uses.of_union(bool(keep), ask.categories, report.treaty)
     cohort = Cohorts(ConsentRegister(home.path / "consent.db")).of(ask, moment)
     if set(keep) & {key.called for key in study.count.by}:
         raise InputError(f"{', '.join(keep)}: a column that the study groups by is exported as its groups")

@@ -19,8 +19,10 @@ from foedus import cli
 from foedus.clients.home import Home
 from foedus.clients.release_gate import RELEASED, ReleaseGate, content, node_of
 from foedus.clients.union_export import MAX_AGE, export
+from foedus.compliance import policy as uses
 from foedus.compliance.auditlog.log import AuditLog
 from foedus.compliance.masking.measures import Classes
+from foedus.compliance.policy import Decision
 from foedus.demo.data import Orders
 from foedus.demo.simulate import Simulated, simulate
 from foedus.demo.world import World
@@ -205,7 +207,7 @@ def policy(home: Path, **changes: Any) -> None:
         "customer": {"role": "identifying"}, "mail": {"role": "identifying"},
         "city": {"role": "quasi-identifier"},
         "age": {"role": "quasi-identifier", "hierarchy": {"intervals": [10, 20, 40]}},
-        "plan": {"role": "sensitive"},
+        "plan": {"role": "sensitive", "l": 2},
     }  # fmt: skip
     rules = {"k": 12, "method": "local", "suppression_limit": 0.5, "columns": columns} | changes
     (home / "policy.yaml").write_text(yaml.safe_dump(rules))
@@ -302,8 +304,14 @@ STAYS = {
     "keygen": "a key",
     "ledger export": "the node's own ledger: ε and digests, no customer's",
     "ledger show": "the same, drawn",
+    "lineage draw": "names of tables, cohorts and models: no customer's",
     "node score": "a customer and a score a row, at home and for home (mode 0600); in the audit log",
     "pseudonyms apply": "rows under pseudonyms, personal data still, for home (mode 0600)",
+    **{
+        f"report {what}": "sentences about a study, each with its log entry: no customer's"
+        for what in ("dpia", "epsilon", "model-card", "page", "pipia", "ropa")
+    },
+    "report questions": "questions for an officer",
     "simulate": "silos whose every table the caller owns",
     "study results": "what passed the gate, or the model, as the server released it",
     "study sign": "a study",
@@ -349,3 +357,34 @@ def test_tables_are_written_by_the_gated_and_the_named_only() -> None:
         "clients/scoring.py",  # node score
         "compliance/masking/files.py",  # mask, mask-union
     }
+
+
+# ── the policy of uses ───────────────────────────────────────────────────────────────────────────
+
+
+def test_what_is_sensitive_leaves_only_where_it_differs(
+    shop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    columns = yaml.safe_load((shop / "policy.yaml").read_text())["columns"] | {"plan": {"role": "sensitive"}}
+    policy(shop, columns=columns)
+    code, said = mask(shop, "masked.parquet", capsys=capsys)
+    assert code == 3 and "sensitive data may not leave so" in said and not released(shop)
+    assert not (shop / "masked.parquet").exists()
+
+
+def test_where_the_policy_allows_nothing_no_row_of_the_union_leaves(
+    run: tuple[World, Simulated], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, found = run
+    monkeypatch.setattr(uses, "decide", lambda use: Decision(False, "NOT_TODAY", "nothing today"))
+    with pytest.raises(Refused, match="nothing today"):
+        export(Home.load(next(iter(world.homes.values()))), found.evidence, tmp_path / "rows.parquet")
+    assert not (tmp_path / "rows.parquet").exists()
+
+
+def test_where_the_policy_allows_nothing_no_row_leaves(
+    shop: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uses, "decide", lambda use: Decision(False, "NOT_TODAY", "nothing today"))
+    code, said = mask(shop, "masked.parquet", capsys=capsys)
+    assert code == 3 and "nothing today" in said and not (shop / "masked.parquet").exists()

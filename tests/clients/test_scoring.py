@@ -19,8 +19,10 @@ from foedus.clients import sources
 from foedus.clients.features import history, load, measured
 from foedus.clients.home import Home
 from foedus.clients.scoring import Scored, score_to
+from foedus.compliance import policy
 from foedus.compliance.auditlog.log import AuditLog
 from foedus.compliance.consent import ConsentRegister
+from foedus.compliance.policy import Decision
 from foedus.demo.simulate import Simulated, simulate
 from foedus.demo.world import World
 from foedus.documents import Envelope, SigningKey
@@ -272,3 +274,12 @@ def test_the_command(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
     desk.release(lambda p: None, key=SigningKey.generate())
     code, out, err = call()
     assert (code, out) == (4, "") and "does not hold" in err and not desk.out.exists()
+
+
+def test_where_the_policy_allows_nothing_nobody_is_scored(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(policy, "decide", lambda use: Decision(False, "NOT_TODAY", "nothing today"))
+    with pytest.raises(Refused, match="nothing today"):
+        desk.score()
+    assert not desk.out.exists()
