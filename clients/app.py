@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from uuid import UUID, uuid4
 
@@ -16,6 +17,8 @@ import numpy as np
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from ..compliance.auditlog.checkpoint import Checkpoint
+from ..compliance.auditlog.cosignature import NO_QUORUM
 from ..compliance.lineage import Dataset as Table
 from ..compliance.lineage import Lineage, privacy_facet
 from ..documents import Envelope, canonical
@@ -34,11 +37,12 @@ from .follower import Follower, digest
 from .guard import Guard, Permit
 from .home import Home
 from .trainer import Trainer, side_of
+from .witnessing import LOG_CONTRADICTED
 
 RECEIPT = "receipt"
 LABEL_ONE_SIDED = "label.one-sided"
 PRODUCER = "https://foedus.invalid/foedus-node"
-_ACTIONS = ("keys", "shares", "ready", "vector", "confirm", "answer", "receipt")
+_ACTIONS = ("keys", "shares", "ready", "vector", "confirm", "answer", "receipt", "witness")
 _MESSAGES = frozenset(f"query.{action}" for action in _ACTIONS)
 _log = logging.getLogger("foedus.node")
 # Refusals whose sentence is about the treaty and the study alone, so the server may read it.
@@ -50,8 +54,10 @@ _TELLABLE = frozenset(
         "EPSILON_OVER_CAP",
         "MODEL_ALTERED",
         "MODE_NOT_PERMITTED",
+        LOG_CONTRADICTED,
         m.LOG_SIZE_UNKNOWN,
         "NOISE_TOO_SMALL",
+        NO_QUORUM,
         "NO_SET_UP",
         "OTHER_TREATY",
         "PURPOSE_NOT_PERMITTED",
@@ -74,6 +80,7 @@ class _Run:
     silo: Silo
     follower: Follower
     lineage_id: UUID
+    head: Checkpoint  # of the server's log, as it came with set-up or the last vector
     reserved: dict[int, int] = field(default_factory=dict)  # round -> its line in the ledger
     settled: dict[int, dict[str, object]] = field(default_factory=dict)
     cohorts: dict[int, str] = field(default_factory=dict)  # round -> its entry in the audit log, hashed
@@ -118,6 +125,7 @@ class SiloApp:
             ("confirm", self._confirm),
             ("answer", self._answer),
             ("receipt", self._receipt),
+            ("witness", self._witness),
         ):
             self._app.query(action)(self._guarded(action, step))
 
@@ -165,7 +173,11 @@ class SiloApp:
             size = self.guard.log_size
         except FoedusError:
             size = 0
-        return m.Refusal(code=code, message=said[:2000], log_size=size)
+        line = ""
+        if code == NO_QUORUM:
+            with suppress(FoedusError):
+                size, line = self.guard.cosign()
+        return m.Refusal(code=code, message=said[:2000], log_size=size, cosignature=line)
 
     def _keys(self, message: Message) -> tuple[m.Content, bytes]:
         request, _ = m.KeysRequest.read(message)
@@ -199,7 +211,7 @@ class SiloApp:
         keys = silo.advertise()
         follower = Follower(study) if earlier is None else earlier.follower
         lineage = uuid4() if earlier is None else earlier.lineage_id
-        run = _Run(permit, trainer, silo, follower, lineage)
+        run = _Run(permit, trainer, silo, follower, lineage, self.guard.kept())
         self._runs[(request.run, request.batch)] = run
         self.audit.append(
             self.home.party,
@@ -218,7 +230,8 @@ class SiloApp:
         if earlier is None:
             self._emit(run, "START")
         stated = self.guard.state_ledger()
-        return m.KeysReply(keys=keys.to_json(), ledger=stated, log_size=self.guard.log_size), b""
+        size, line = self.guard.cosign()
+        return m.KeysReply(keys=keys.to_json(), ledger=stated, log_size=size, cosignature=line), b""
 
     def _look_at_labels(self, permit: Permit, side: Side, found: Raw) -> None:
         """Tell this silo's own people, and nobody else, if the label says the same of every customer.
@@ -237,6 +250,7 @@ class SiloApp:
     def _shares(self, message: Message) -> tuple[m.Content, bytes]:
         request, _ = m.SharesRequest.read(message)
         run = self._run(request.run, request.batch)
+        self.guard.require_quorum(request.cosigned, run.head)
         boxes = run.silo.share([Envelope.from_json(k) for k in request.keys], request.digests)
         return m.SharesReply(boxes=m.boxes_to_json(boxes)), b""
 
@@ -258,12 +272,17 @@ class SiloApp:
         context = run.silo.context
         question, given = digest(model), run.given
         if given is not None and (given.round, given.question) == (plan.round, question):
-            guard.advance_log(request.log)
-            return given.content.model_copy(update={"log_size": guard.log_size}), given.data
+            run.head = guard.advance_log(request.log)
+            size, line = guard.cosign()
+            seen = {"log_size": size, "cosignature": line}
+            return given.content.model_copy(update=seen), given.data
         # Before anything is reserved, so that asking again can't eat the budget.
         self.journal.require_new(context.study, context.run, "upload", plan.round)
         guard.check_approvals(permit)  # 1
-        guard.advance_log(request.log)  # 2
+        before = guard.kept()
+        run.head = guard.advance_log(request.log)  # 2
+        guard.require_quorum(request.cosigned, before, run.head)
+        size, line = guard.cosign()
         if request.boxes is not None:
             boxes = digest(canonical(request.boxes))
             if boxes != run.boxes:  # a coordinator that was killed does not know whether they came
@@ -290,7 +309,7 @@ class SiloApp:
             raise
         run.reserved[plan.round] = ref
         # From here on it counts as uploaded: the reservation stands whatever becomes of the reply.
-        reply = m.VectorReply(header=header.to_json(), log_size=guard.log_size)
+        reply = m.VectorReply(header=header.to_json(), log_size=size, cosignature=line)
         run.given = _Given(plan.round, question, reply, bytes(masked))
         return reply, run.given.data
 
@@ -342,6 +361,7 @@ class SiloApp:
         request, _ = m.AnswerRequest.read(message)
         run = self._run(request.run, request.batch)
         self._check_survivors(run, request.round, request.survivors)
+        self.guard.require_quorum(request.cosigned, run.head)
         statement, seeds, mask_keys = run.silo.answer(
             request.round,
             request.survivors,
@@ -394,7 +414,14 @@ class SiloApp:
         if not any(run.complete for run in found):
             self._emit(found[-1], "COMPLETE")
         found[-1].complete = True
-        return m.ReceiptReply(receipt=receipt.to_json(), log_size=head.size), b""
+        size, line = self.guard.cosign()
+        return m.ReceiptReply(receipt=receipt.to_json(), log_size=size, cosignature=line), b""
+
+    def _witness(self, message: Message) -> tuple[m.Content, bytes]:
+        request, _ = m.WitnessRequest.read(message)
+        self.guard.advance_log(request.log)
+        size, line = self.guard.cosign()
+        return m.WitnessReply(log_size=size, cosignature=line), b""
 
     def _of(self, run: str) -> list[_Run]:
         """The batches of a run, in order."""
