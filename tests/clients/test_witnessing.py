@@ -101,7 +101,7 @@ def test_a_forged_or_foreign_cosignature_is_none(play: Rehearsal) -> None:
         (stranger, "NO_QUORUM"),
         (twice, "NO_QUORUM"),
         (good.replace(f"\n{head.size}\n", f"\n{head.size + 1}\n"), "VERIFICATION"),
-        (head.sign(play.case.origin, SigningKey.generate()) + good.split("\n", 6)[6], "VERIFICATION"),
+        (head.sign(play.case.origin, SigningKey.generate()) + good.split("\n", 5)[5], "VERIFICATION"),
         (good[:-8] + "\n", "VERIFICATION"),
         ("nonsense", "VERIFICATION"),
     ):

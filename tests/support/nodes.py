@@ -79,8 +79,9 @@ class Rehearsal:
         """A good first message; `changes` replace fields."""
         return self.case.keys_request(silo, 0, self.rounds).model_copy(update=changes)
 
-    def shares_request(self) -> m.SharesRequest:
-        keys = [e.to_json() for e in self.aggregator.advertisements]
+    def shares_request(self, keys: list[m.Json] | None = None) -> m.SharesRequest:
+        if keys is None:
+            keys = [e.to_json() for e in self.aggregator.advertisements]
         return m.SharesRequest(run="1", batch=0, keys=keys, cosigned=self.cosigned())
 
     def cosigned(self) -> str:
