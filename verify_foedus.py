@@ -102,9 +102,11 @@ class Case:
         Doesn't: that any of them is true; the other checks do. Of lineage.jsonl nothing else is checked at all.
         """
         own = document(self.treaty_path.read_bytes(), "your treaty")
-        self.t, self.treaty_digest = fits({"min_group": 10, **own["payload"]}, TREATY, "your treaty"), digest(own)
+        told = {"min_group": 10, "witness_quorum": None, **own["payload"]}
+        self.t, self.treaty_digest = fits(told, TREATY, "your treaty"), digest(own)
         self.parties = {p["name"]: p["signing_key"] for p in self.t["parties"]}
-        self.threshold = max((len(self.parties) + self.t["colluders"]) // 2 + 1, self.t["min_silos"])
+        self.quorum = (len(self.parties) + self.t["colluders"]) // 2 + 1
+        self.threshold, self.quorum = max(self.quorum, self.t["min_silos"]), self.t["witness_quorum"] or self.quorum
         must(self.path.stat().st_size <= MAX_TOTAL, "larger than a bundle may be")
         self.files = unzip(self.path)
         must("manifest.json" in self.files, "not an evidence bundle: no manifest.json")
@@ -189,9 +191,9 @@ class Case:
 
     def log(self) -> str:  # 5
         """Proves: the log hashes (RFC 6962) to a head that the coordinator signed; in it stand the study's
-        submission, an approval for every seat, then the run's start, in this order. Signatures of treaty parties on the
-        same head hold, if there are any.
-        Doesn't: that others were shown the same log; checks 10 and 11 do, as far as receipts and kept heads reach.
+        submission, an approval for every seat, then the run's start, in this order. So many parties' nodes have cosigned
+        that head that any two such groups share an honest one (treaty: witness_quorum), so it is no second history.
+        Doesn't: that nobody was shown one before that; checks 10 and 11 do, as far as receipts and kept heads reach.
         """
         self.size, root, self.cosigned = self.open_head(self.file("log/checkpoint.txt"))
         must(self.size == len(self.lines), f"the head is of {self.size} entries, the bundle has {len(self.lines)}")
@@ -200,7 +202,10 @@ class Case:
         submitted, approved = ([i for i, _ in self.mine(a)] for a in ("study.submitted", "study.approved"))
         must(bool(submitted) and len(approved) >= self.seats, "the log lacks the submission, or approvals")
         must(submitted[0] < approved[0] and approved[-1] < self.started, "submitted, approved, started: not in this order")
-        return f"{self.size} entries hash to the signed head; order holds; cosigned by: {', '.join(self.cosigned) or 'nobody'}"
+        missing = ", ".join(sorted(set(self.parties) - set(self.cosigned)))
+        must(len(self.cosigned) >= self.quorum,
+             f"the head is cosigned by {len(self.cosigned)} parties, {self.quorum} must; missing: {missing}")
+        return f"{self.size} entries hash to the signed head; order holds; cosigned by: {', '.join(self.cosigned)}"
 
     def keys(self) -> str:  # 6
         """Proves: every silo signed the keys it used, for this treaty, study, run and batch of rounds.
@@ -485,7 +490,7 @@ class Case:
 
     def open_head(self, note: bytes) -> tuple[int, bytes, list[str]]:
         """Size, root and cosigning parties of a signed head (c2sp.org/signed-note, tlog-checkpoint, tlog-cosignature)."""
-        must(len(note) <= 1 << 16, "head: too long")
+        must(len(note) <= 1 << 22, "head: too long")
         body, separator, tail = note.decode().rpartition("\n\n")
         lines, text = body.split("\n"), (body + "\n").encode()
         must(bool(separator) and tail.endswith("\n") and len(lines) == 3, "head: three lines, an empty one, signatures")
@@ -503,10 +508,11 @@ class Case:
             for kind, skip in ((b"\x01", 4), (b"\x04", 12)):  # plain, and cosignature/v1 with its time
                 if name in known and data[:4] == hashlib.sha256(name.encode() + b"\n" + kind + key).digest()[:4]:
                     time = b"cosignature/v1\ntime %d\n" % int.from_bytes(data[4:12], "big") if skip == 12 else b""
+                    must(not time or data[4] < 128, f"head: the signature of {name} is dated beyond all time")
                     must(verify(key, data[skip:], time + text), f"head: the signature of {name} does not hold")
                     signers.add((name, skip))
         must((lines[0], 4) in signers, "head: the coordinator has not signed it with the treaty's key")
-        return int(lines[1]), root, sorted({name for name, _ in signers} - {lines[0]})
+        return int(lines[1]), root, sorted({name for name, skip in signers if skip == 12} - {lines[0]})
 
 
 def check_ledgers(stated: list[tuple[str, Any]], parties: dict[str, str]) -> int:
@@ -836,6 +842,7 @@ TREATY = {
     "purposes": [{"purpose": str, "epsilon": float, "delta": float, "period": (str, None)}],
     "min_silos": int, "min_cohort": int, "max_cohort": int, "min_group": int, "colluders": int,
     "overlap": {"max_partners_per_customer": int, "attestation": str}, "retention_days": int, "unsafe": [{"central"}],
+    "witness_quorum": (int, None),
 }
 NUMBER = {"log": bool, "lower": (float, None), "upper": (float, None)}
 FEATURES = {

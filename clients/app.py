@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
@@ -19,6 +20,8 @@ import pandas as pd
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from ..compliance.auditlog.checkpoint import Checkpoint
+from ..compliance.auditlog.cosignature import NO_QUORUM
 from ..compliance.auditlog.log import study_key
 from ..documents import Envelope, canonical, parse_json
 from ..durable import disk_full
@@ -42,10 +45,11 @@ from .guard import Guard, Permit
 from .home import Home
 from .lineage import NodeLineage
 from .trainer import Trainer, side_of
+from .witnessing import LOG_CONTRADICTED
 
 RECEIPT = "receipt"
 LABEL_ONE_SIDED = "label.one-sided"
-_ACTIONS = ("keys", "shares", "ready", "vector", "confirm", "answer", "receipt")
+_ACTIONS = ("keys", "shares", "ready", "vector", "confirm", "answer", "receipt", "witness")
 _MESSAGES = frozenset(f"query.{action}" for action in _ACTIONS)
 _log = logging.getLogger("foedus.node")
 # Refusals whose sentence is about the treaty and the study alone, so the server may read it.
@@ -59,8 +63,10 @@ _TELLABLE = frozenset(
         "K_UNDER_FLOOR",
         "MODEL_ALTERED",
         "MODE_NOT_PERMITTED",
+        LOG_CONTRADICTED,
         m.LOG_SIZE_UNKNOWN,
         "NOISE_TOO_SMALL",
+        NO_QUORUM,
         "NO_SET_UP",
         "OTHER_TREATY",
         "PURPOSE_NOT_PERMITTED",
@@ -92,6 +98,7 @@ class _Run:
     trainer: _Contributor
     silo: Silo
     follower: Follower
+    head: Checkpoint  # of the server's log, as it came with set-up or the last vector
     reserved: dict[int, int] = field(default_factory=dict)  # round -> its line in the ledger
     settled: dict[int, dict[str, object]] = field(default_factory=dict)
     cohorts: dict[int, str] = field(default_factory=dict)  # round -> its entry in the audit log, hashed
@@ -135,6 +142,7 @@ class SiloApp:
             ("confirm", self._confirm),
             ("answer", self._answer),
             ("receipt", self._receipt),
+            ("witness", self._witness),
         ):
             self._app.query(action)(self._guarded(action, step))
 
@@ -185,7 +193,11 @@ class SiloApp:
             size = self.guard.log_size
         except FoedusError:
             size = 0
-        return m.Refusal(code=code, message=said[:2000], log_size=size)
+        line = ""
+        if code == NO_QUORUM:
+            with suppress(FoedusError):
+                size, line = self.guard.cosign()
+        return m.Refusal(code=code, message=said[:2000], log_size=size, cosignature=line)
 
     def _note_refusal(self, action: str, message: Message, refusal: m.Refusal) -> None:
         """A refused run or round stands in the lineage too, as failed; what can't be read is of none."""
@@ -239,7 +251,7 @@ class SiloApp:
         follower = Follower(study) if earlier is None else earlier.follower
         if earlier is None:
             self.lineage.accept(permit, _began(request), self._paid(permit))
-        self._runs[(request.run, request.batch)] = _Run(permit, trainer, silo, follower)
+        self._runs[(request.run, request.batch)] = _Run(permit, trainer, silo, follower, self.guard.kept())
         self.audit.append(
             self.home.party,
             "study.accepted",
@@ -256,7 +268,8 @@ class SiloApp:
             key=study_key(permit.digest),
         )
         stated = self.guard.state_ledger()
-        return m.KeysReply(keys=keys.to_json(), ledger=stated, log_size=self.guard.log_size), b""
+        size, line = self.guard.cosign()
+        return m.KeysReply(keys=keys.to_json(), ledger=stated, log_size=size, cosignature=line), b""
 
     def _look_at_labels(self, permit: Permit, side: Side, found: Raw, asked: str) -> None:
         """Tell this silo's own people, and nobody else, if the label says the same of every customer.
@@ -275,6 +288,7 @@ class SiloApp:
     def _shares(self, message: Message) -> tuple[m.Content, bytes]:
         request, _ = m.SharesRequest.read(message)
         run = self._run(request.run, request.batch)
+        self.guard.require_quorum(request.cosigned, run.head)
         boxes = run.silo.share([Envelope.from_json(k) for k in request.keys], request.digests)
         return m.SharesReply(boxes=m.boxes_to_json(boxes)), b""
 
@@ -296,12 +310,17 @@ class SiloApp:
         context = run.silo.context
         question, given = digest(model), run.given
         if given is not None and (given.round, given.question) == (plan.round, question):
-            guard.advance_log(request.log)
-            return given.content.model_copy(update={"log_size": guard.log_size}), given.data
+            run.head = guard.advance_log(request.log)
+            size, line = guard.cosign()
+            seen = {"log_size": size, "cosignature": line}
+            return given.content.model_copy(update=seen), given.data
         # Before anything is reserved, so that asking again can't eat the budget.
         self.journal.require_new(context.study, context.run, "upload", plan.round)
         guard.check_approvals(permit)  # 1
-        guard.advance_log(request.log)  # 2
+        before = guard.kept()
+        run.head = guard.advance_log(request.log)  # 2
+        guard.require_quorum(request.cosigned, before, run.head)
+        size, line = guard.cosign()
         if request.boxes is not None:
             boxes = digest(canonical(request.boxes))
             if boxes != run.boxes:  # a coordinator that was killed does not know whether they came
@@ -329,7 +348,7 @@ class SiloApp:
             raise
         run.reserved[plan.round] = ref
         # From here on it counts as uploaded: the reservation stands whatever becomes of the reply.
-        reply = m.VectorReply(header=header.to_json(), log_size=guard.log_size)
+        reply = m.VectorReply(header=header.to_json(), log_size=size, cosignature=line)
         run.given = _Given(plan.round, question, reply, bytes(masked))
         return reply, run.given.data
 
@@ -381,6 +400,7 @@ class SiloApp:
         request, _ = m.AnswerRequest.read(message)
         run = self._run(request.run, request.batch)
         self._check_survivors(run, request.round, request.survivors)
+        self.guard.require_quorum(request.cosigned, run.head)
         statement, seeds, mask_keys = run.silo.answer(
             request.round,
             request.survivors,
@@ -432,7 +452,14 @@ class SiloApp:
             },
         ).signed(self.home.party, self.guard.identity)
         self.lineage.end(request.run, paid)
-        return m.ReceiptReply(receipt=receipt.to_json(), log_size=head.size), b""
+        size, line = self.guard.cosign()
+        return m.ReceiptReply(receipt=receipt.to_json(), log_size=size, cosignature=line), b""
+
+    def _witness(self, message: Message) -> tuple[m.Content, bytes]:
+        request, _ = m.WitnessRequest.read(message)
+        self.guard.advance_log(request.log)
+        size, line = self.guard.cosign()
+        return m.WitnessReply(log_size=size, cosignature=line), b""
 
     def _of(self, run: str) -> list[_Run]:
         """The batches of a run, in order."""

@@ -11,6 +11,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from .witness_cli import witness
+
 if TYPE_CHECKING:
     from .home import Home
 
@@ -116,6 +118,10 @@ def check(directory: Directory) -> None:
     for caution in cautions(treaty):
         out.print(f"[bold red]UNSAFE[/]     {escape(caution)}")
     out.print(f"log head   {app.guard.log_size} entries seen")
+    for path in app.guard.heads.evidence:
+        out.print(
+            f"[bold red]CONTRADICTION[/] in the server's log: {escape(str(path))}; see foedus node witness"
+        )
 
 
 @node_app.command()
@@ -162,6 +168,9 @@ def score(
         + (f"; the last order read is of {scored.latest}" if scored.latest else ""),
         markup=False,
     )
+
+
+node_app.command()(witness)
 
 
 def _block(home: Home) -> str:

@@ -4,7 +4,7 @@
    author, every approval of the chain; the treaty permits purpose, ε, noise, shape; the secure sum has
    the silos it needs; the watch has not blocked its author.
 2. The audit log: its head is signed by the treaty's coordinator and extends the head kept here, and the
-   start of this very run is an entry of it.
+   start of this very run is an entry of it; the treaty's quorum of nodes has cosigned it, or the one before.
 3. Consent: the cohort is who allowed this purpose and has not withdrawn, now; it is large enough.
 4. The budget: this node's ledger is the one that it was, and the round's event is reserved in it (`budget`).
 5. Features in the silo's SQL engine.      6. Train or count.      7. Clip, encode, noise share, mask.
@@ -46,6 +46,7 @@ from . import uses
 from .budget import Budget
 from .cohort import Cohort, Cohorts, ask_of
 from .home import Home
+from .witnessing import Witness, check_clear
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class Guard:
         coordinator = self.treaty.coordinator
         self.patrol: Patrol | None = None  # the watch on duty, in a node that serves
         self.heads = HeadKeeper(home.path / "log-head", coordinator.origin, coordinator.signing_key)
+        self.witness = Witness(self.treaty, home.party, self.identity, home.path / "log-head.cosigned")
 
     @property
     def caps(self) -> dict[str, float]:
@@ -141,14 +143,31 @@ class Guard:
         Raises:
             Refused: the proof starts at another size than this node saw last: no fork, the server lost
                 count (a reply of ours got lost); it is told the size and may ask again.
+                ``LOG_CONTRADICTED``: heads that contradict each other are kept here, and were not looked into.
             VerificationError: fork or truncation; the contradicting head is kept as evidence.
         """
+        check_clear(self.heads)
         seen = self.log_size
         if log.since != seen:
             raise Refused(
                 LOG_SIZE_UNKNOWN, f"the log's proof starts at {log.since} entries, this node has seen {seen}"
             )
         return self.heads.advance(log.note, log.proof_bytes(), accept=accept)
+
+    def cosign(self) -> tuple[int, str]:
+        """The size of the head kept here, which `advance_log` has checked, and this party's cosignature of it."""
+        return self.witness.cosign(self.heads)
+
+    def kept(self) -> Checkpoint:
+        """The head of the server's log kept here."""
+        head = self.heads.head
+        if head is None:
+            raise ProtocolError("no head of the audit log has been shown")
+        return head
+
+    def require_quorum(self, note: str | None, *wanted: Checkpoint) -> None:
+        """Check 2, second half: one of these heads is shown under the cosignatures of the treaty's quorum (`witnessing`)."""
+        self.witness.require(self.witness.read(note, self.heads), *wanted)
 
     def _find_anchors(self, request: KeysRequest, kept: Checkpoint, offered: Checkpoint) -> None:
         """Check 4, first half: no head of this silo's ledger in the server's log is ahead of the ledger.

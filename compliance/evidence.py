@@ -4,7 +4,7 @@
 
     manifest.json       signed by the coordinator: SHA-256 of every other file
     treaty.json  study.json  approvals.json
-    log/entries.jsonl  log/checkpoint.txt      the audit log up to the release
+    log/entries.jsonl  log/checkpoint.txt      the audit log up to the release; its head, cosigned by the nodes
     keys.json           per batch of rounds: its context and every silo's signed keys
     rounds.jsonl        per round: the noisy sum, the survivors, their signed uploads and answers
     receipts.json       every node's signed statement of cost and of the log it saw

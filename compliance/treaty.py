@@ -166,6 +166,11 @@ class Treaty(Document):
         max_length=1,
         description="what the parties permit though it trusts the server with their data",
     )
+    witness_quorum: int | None = Field(
+        default=None,
+        ge=1,
+        description="parties whose nodes must have cosigned a head of the log; ⌊(n + c)/2⌋ + 1 by default",
+    )
 
     @field_validator(
         "parties", "scientists", "approvers", "approval_chain", "purposes", "unsafe", mode="before"
@@ -196,6 +201,11 @@ class Treaty(Document):
             raise ValueError(f"min_silos {self.min_silos} with {len(names)} parties")
         if self.colluders > len(names) - 2:
             raise ValueError(f"{self.colluders} colluders among {len(names)} parties leave nobody to protect")
+        if self.witness_quorum is not None and not self.least_quorum <= self.witness_quorum <= len(names):
+            raise ValueError(
+                f"witness_quorum {self.witness_quorum}: with {len(names)} parties and {self.colluders} colluders it "
+                f"is {self.least_quorum} to {len(names)}; with fewer two histories of the log could each have one"
+            )
         if self.min_cohort > self.max_cohort:
             raise ValueError("min_cohort is above max_cohort")
         if len(set(self.approval_chain)) != len(self.approval_chain) or not self.approval_chain:
@@ -222,6 +232,37 @@ class Treaty(Document):
         The noise is dealt for t (decision 15).
         """
         return max((len(self.parties) + self.colluders) // 2 + 1, self.min_silos)
+
+    @property
+    def least_quorum(self) -> int:
+        """The fewest witnesses of which any two sets share an honest one: ⌊(n + c)/2⌋ + 1.
+
+        Two sets of q of n parties share 2q − n or more. Of them c may collude and cosign whatever they are
+        shown, so 2q − n > c is needed, that is q > (n + c)/2. The honest one that both share cosigns one
+        history of the log, so no two histories have a quorum each (cosignature).
+        """
+        return (len(self.parties) + self.colluders) // 2 + 1
+
+    @property
+    def quorum(self) -> int:
+        """q, how many parties' nodes must have cosigned a head of the log before a node goes on.
+
+        `witness_quorum`, or by default the fewest that leave no room for two histories. That is at most
+        `threshold`: where enough silos are left for a sum there are enough witnesses, and a node that dies
+        stops no run that would have gone on without it. A treaty that asks for more gives that up.
+        """
+        return self.witness_quorum or self.least_quorum
+
+    @property
+    def witnesses(self) -> dict[str, str]:
+        """Who may cosign heads of the log, party -> base64 public key: its identity key.
+
+        No key of its own: this one is pinned by all signatures under the treaty, and a second one would be one
+        more to lose. What it signs here begins with ``cosignature/v1``, what it signs elsewhere with
+        ``foedus/v1/`` (documents), so neither passes for the other; and the key id tells a cosignature (0x04)
+        from a plain signature under a note (0x01).
+        """
+        return {party.name: party.signing_key for party in self.parties}
 
     @property
     def unit(self) -> str:

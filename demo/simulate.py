@@ -15,6 +15,7 @@ from ..federation.modes import Sampler
 from ..federation.simulation import RUN_ID, Drop, LocalGrid
 from ..federation.study import AnyDraft, AnyStudy
 from ..privacy.noise import discrete_gaussian
+from ..server import cosigned
 from ..server.case import Case
 from ..server.checkpoint import Checkpoint
 from ..server.coordinator import conduct
@@ -83,6 +84,7 @@ def prepare(
         heads={},
         acknowledge=lambda silo, size: None,
         note=note,
+        log_cosigned=world.server / cosigned.FILE,
         sampler=sampler,
     )
     return grid, case

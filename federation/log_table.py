@@ -8,7 +8,7 @@ from typing import Any
 
 from ..compliance.auditlog.log import SEALED
 
-_WIDTH = 80
+WIDTH = 80
 _LINE = "{:>6}  {:19}  {:13}  {:17}  {:12}"  # 75 columns
 _SHORT = 12  # digits of a digest
 
@@ -32,7 +32,7 @@ def table(records: Iterable[tuple[int, Mapping[str, Any]]]) -> Iterable[str]:
         yield _LINE.format(index, _plain(time), *cells).rstrip()
         details = ", ".join(f"{name} {_compact(value)}" for name, value in record["details"].items())
         yield from textwrap.wrap(
-            _plain(details), _WIDTH, initial_indent=" " * 8, subsequent_indent=" " * 8, break_on_hyphens=False
+            _plain(details), WIDTH, initial_indent=" " * 8, subsequent_indent=" " * 8, break_on_hyphens=False
         )
 
 

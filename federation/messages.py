@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Self
 from flwr.app import ConfigRecord, Message, RecordDict
 from pydantic import Field, ValidationError
 
+from ..compliance.auditlog.checkpoint import MAX_NOTE
 from ..compliance.treaty import Document
 from ..documents import b64, canonical, parse_json, unb64
 from ..errors import InputError, ProtocolError, Refused
@@ -21,6 +22,10 @@ MAX_BODY = 32 << 20
 MAX_SILOS = 20_000
 Json = dict[str, Any]
 Whole = Annotated[int, Field(ge=0, lt=2**53)]
+Cosignature = Annotated[str, Field(max_length=400)]
+"""A node's line under the head that it has taken (`compliance.auditlog.cosignature`); empty: none."""
+Cosigned = Annotated[str, Field(max_length=MAX_NOTE)]
+"""A head of the log with the lines of those who have cosigned it."""
 
 
 class Content(Document):
@@ -143,12 +148,14 @@ class KeysReply(Content):
     keys: Json
     ledger: Json | None = None
     log_size: Whole
+    cosignature: Cosignature = ""
 
 
 class SharesRequest(Content):
     """Set-up, trip 2: the signed keys of everybody you share with; deal shares.
 
-    `digests` names everybody's keys (silo -> digest) where those sent are not all.
+    `digests` names everybody's keys (silo -> digest) where those sent are not all. `cosigned` is the head of
+    trip 1 under a quorum's cosignatures.
     """
 
     action = "shares"
@@ -156,6 +163,7 @@ class SharesRequest(Content):
     batch: Whole
     keys: list[Json] = Field(max_length=MAX_SILOS)
     digests: dict[str, str] | None = Field(default=None, max_length=MAX_SILOS)
+    cosigned: Cosigned | None = None
 
 
 class SharesReply(Content):
@@ -191,7 +199,7 @@ class VectorRequest(Content):
     """Round, trip 1: the model is in `data`; send your masked vector.
 
     `boxes` (or on a sparse graph `ready`, what the neighbours stated) comes once a batch; `previous` is the
-    sum that was opened last.
+    sum that was opened last; `cosigned` the last head under a quorum's cosignatures.
     """
 
     action = "vector"
@@ -202,6 +210,7 @@ class VectorRequest(Content):
     ready: list[Json] | None = Field(default=None, max_length=MAX_SILOS)
     previous: SumNotice | None = None
     log: LogHead
+    cosigned: Cosigned | None = None
 
 
 class VectorReply(Content):
@@ -210,6 +219,7 @@ class VectorReply(Content):
     action = "vector-reply"
     header: Json
     log_size: Whole
+    cosignature: Cosignature = ""
 
 
 class ConfirmRequest(Content):
@@ -231,7 +241,7 @@ class AnswerRequest(Content):
     """Round, last trip: these silos' vectors are in the sum; help to open it.
 
     `answering` are those asked, all of whose answers are needed; on a sparse graph it is empty, and
-    `confirmed` holds what a quorum signed.
+    `confirmed` holds what a quorum signed. `cosigned` is the head of trip 1 under a quorum's cosignatures.
     """
 
     action = "answer"
@@ -241,6 +251,7 @@ class AnswerRequest(Content):
     survivors: list[str] = Field(max_length=MAX_SILOS)
     answering: list[str] = Field(max_length=MAX_SILOS)
     confirmed: list[Json] | None = Field(default=None, max_length=MAX_SILOS)
+    cosigned: Cosigned | None = None
 
 
 class AnswerReply(Content):
@@ -263,6 +274,23 @@ class ReceiptReply(Content):
     action = "receipt-reply"
     receipt: Json
     log_size: Whole
+    cosignature: Cosignature = ""
+
+
+class WitnessRequest(Content):
+    """Any time, of any node: here is the log's head; cosign it."""
+
+    action = "witness"
+    log: LogHead
+
+
+class WitnessReply(Content):
+    action = "witness-reply"
+    log_size: Whole
+    cosignature: Cosignature = ""
+
+
+COSIGNING = KeysReply, VectorReply, ReceiptReply, WitnessReply
 
 
 LOG_SIZE_UNKNOWN = "LOG_SIZE_UNKNOWN"
@@ -271,13 +299,15 @@ LOG_SIZE_UNKNOWN = "LOG_SIZE_UNKNOWN"
 class Refusal(Content):
     """A node's no. `code` and `message` never depend on its data beyond the fact of refusal.
 
-    `log_size` tells a server that lost count which consistency proof the node needs.
+    `log_size` tells a server that lost count which consistency proof the node needs; with ``NO_QUORUM`` comes the
+    node's own cosignature of that head, lest all wait for each other.
     """
 
     action = "refusal"
     code: str = Field(max_length=64)
     message: str = Field(max_length=2000)
     log_size: Whole
+    cosignature: Cosignature = ""
 
     def error(self) -> Refused:
         return Refused(self.code, self.message)

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from flwr.app import Message
 from flwr.serverapp import Grid
 
+from ..compliance.auditlog.cosignature import NO_QUORUM
 from ..documents import Envelope, Payload
 from ..errors import FoedusError, ProtocolError
 from ..privacy.noise import discrete_gaussian
@@ -26,6 +27,7 @@ from ..privacy.secagg.aggregator import Aggregator
 from ..privacy.secagg.keys import Context, Roster
 from ..privacy.secagg.rings import Integers
 from . import messages as m
+from .cosigning import Nobody, Witnesses
 from .modes import Sampler
 from .rounds import RoundPlan
 
@@ -94,6 +96,7 @@ class SecureSum:
         sampler: what draws the noise in the mode where the server adds it.
         pause: waits up to so many seconds for replies; a transport that can be woken passes its own.
         ledger: judges and keeps the head of its ledger that a silo states; it raises, and the silo is out.
+        witnesses: collects what silos cosign of the log, and gives what to show them of it.
     """
 
     grid: Grid
@@ -109,6 +112,7 @@ class SecureSum:
     ledger: Callable[[str, m.Json | None], None] = lambda silo, stated: None
     last: Sum | None = None
     sampler: Sampler = discrete_gaussian
+    witnesses: Witnesses = field(default_factory=Nobody)
     out: dict[str, Silence] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -144,7 +148,9 @@ class SecureSum:
 
         def shares(silo: str) -> tuple[m.Content, bytes]:
             keys = everybody or [e.to_json() for e in aggregator.keys_for(silo)]
-            return m.SharesRequest(run=run, batch=batch, keys=keys, digests=digests), b""
+            cosigned = self.witnesses.shown()
+            request = m.SharesRequest(run=run, batch=batch, keys=keys, digests=digests, cosigned=cosigned)
+            return request, b""
 
         dealt = self._trip("shares", self.present, shares, m.SharesReply, patience)
         for silo, (answer, _) in dealt.items():
@@ -199,6 +205,7 @@ class SecureSum:
             try:
                 reply, _ = self._read(message, m.KeysReply)
                 self._add_keys(silo, reply)
+                self._take_cosignature(silo, reply)
                 self.acknowledge(silo, reply.log_size)
                 found[silo] = None
             except _Out as out:
@@ -245,6 +252,7 @@ class SecureSum:
                 ready=ready,
                 previous=previous,
                 log=self.head(silo),
+                cosigned=self.witnesses.shown(),
             )
             return content, data + shown
 
@@ -271,7 +279,7 @@ class SecureSum:
                 confirmed=confirmed,
             )
             present = [s for s in asked if s not in self.out]
-            replies = self._trip("answer", present, partial(_same, request), m.AnswerReply)
+            replies = self._trip("answer", present, partial(self._with_head, request), m.AnswerReply)
             for silo, (answer, _) in replies.items():
                 self._take(silo, partial(self._add_answer, number, silo, answer))
             if aggregator.answered(number):
@@ -292,6 +300,15 @@ class SecureSum:
         for silo, (reply, _) in replies.items():
             self._take(silo, partial(self._add_confirmation, number, silo, reply))
         return [envelope.to_json() for envelope in self.aggregator.confirmed(number).values()]
+
+    def _with_head(self, request: m.AnswerRequest, _silo: str) -> tuple[m.Content, bytes]:
+        return request.model_copy(update={"cosigned": self.witnesses.shown()}), b""
+
+    def cosign(self) -> None:
+        """Show every node there is the log's head, to be cosigned; who does not is out."""
+        request = lambda silo: (m.WitnessRequest(log=self.head(silo)), b"")
+        for silo, (reply, _) in self._trip("witness", self.present, request, m.WitnessReply).items():
+            self.acknowledge(silo, reply.log_size)
 
     def receipts(self) -> dict[str, Envelope]:
         """Every present node's signed statement of what the run cost and which log it saw."""
@@ -362,24 +379,47 @@ class SecureSum:
     ) -> dict[str, tuple[Reply, bytes]]:
         """Send one message each, wait for all replies or the deadline; the silent and the refusing are out.
 
-        A silo that has seen another size of the log than we believed is asked once more, with that size.
+        A silo that has seen another size of the log than we believed is asked once more, with that size. So is one
+        that misses a quorum on the head it keeps: its own cosignature came with its no, and those of the others come
+        with their replies.
         """
+        with self.witnesses.one_head():
+            replies = self._exchange(action, silos, request, reply, seconds)
+        self.witnesses.keep()
+        return replies
+
+    def _exchange(
+        self,
+        action: str,
+        silos: Sequence[str],
+        request: Callable[[str], tuple[m.Content, bytes]],
+        reply: type[Reply],
+        seconds: float | None,
+    ) -> dict[str, tuple[Reply, bytes]]:
         started, limit = time.monotonic(), self.seconds if seconds is None else seconds
         waiting = self._push(action, silos, request, limit)
         replies: dict[str, tuple[Reply, bytes]] = {}
         corrected: set[str] = set()
+        doubting: dict[str, _Out] = {}  # silos that miss a quorum
+        convinced: set[str] = set()
         # From here: on an in-process Grid the silos do all their work inside push_messages.
         deadline = time.monotonic() + limit
-        while waiting and time.monotonic() < deadline:
+        while (waiting or doubting) and time.monotonic() < deadline:
             pulled = list(self.grid.pull_messages(list(waiting)))
             for message in pulled:
                 silo = waiting.pop(message.metadata.reply_to_message_id, None)
                 if silo is None:
                     continue
                 try:
-                    replies[silo] = self._read(message, reply)
+                    found = self._read(message, reply)
+                    self._take_cosignature(silo, found[0])
+                    replies[silo] = found
                 except _Out as out:
-                    if out.code == m.LOG_SIZE_UNKNOWN and out.log_size is not None and silo not in corrected:
+                    if out.code == NO_QUORUM and out.log_size is not None and silo not in convinced:
+                        self._hear_doubt(silo, out, doubting)
+                    elif (
+                        out.code == m.LOG_SIZE_UNKNOWN and out.log_size is not None and silo not in corrected
+                    ):
                         corrected.add(silo)
                         self.acknowledge(silo, out.log_size)
                         pushing = time.monotonic()
@@ -387,14 +427,44 @@ class SecureSum:
                         deadline += time.monotonic() - pushing
                     else:
                         self._give_up(Silence(silo, out.code, out.message, out.log_size))
+            ready = [s for s, doubt in doubting.items() if self.witnesses.reached(doubt.log_size or 0)]
+            if ready:
+                convinced |= set(ready)
+                doubting = {s: doubt for s, doubt in doubting.items() if s not in convinced}
+                pushing = time.monotonic()
+                waiting |= self._push(action, ready, request, limit)
+                deadline += time.monotonic() - pushing
+            elif doubting and not waiting:
+                break  # nobody is left who could cosign
             if waiting and not pulled:
                 self.pause(_POLL if self.pause is time.sleep else _WOKEN)
         for silo in waiting.values():
             self._give_up(Silence(silo, "SILENT", f"no reply to {action!r} within {limit:g} s"))
+        for silo, doubt in doubting.items():
+            self._give_up(Silence(silo, doubt.code, doubt.message, doubt.log_size))
         self.observe(
             "trip", {"action": action, "seconds": time.monotonic() - started, "replies": len(replies)}
         )
         return replies
+
+    def _hear_doubt(self, silo: str, out: _Out, doubting: dict[str, _Out]) -> None:
+        """A silo that misses a quorum on the head it keeps: it waits for one, if it has itself cosigned that head."""
+        size = out.log_size or 0
+        try:
+            self.witnesses.take(silo, size, out.cosignature)
+        except FoedusError:
+            self._give_up(Silence(silo, out.code, out.message, out.log_size))
+        else:
+            self.acknowledge(silo, size)
+            doubting[silo] = out
+
+    def _take_cosignature(self, silo: str, reply: m.Content) -> None:
+        """Raises _Out: it does not hold."""
+        if isinstance(reply, m.COSIGNING):
+            try:
+                self.witnesses.take(silo, reply.log_size, reply.cosignature)
+            except FoedusError as error:
+                raise _Out(BAD_REPLY, error.message) from error
 
     def _push(
         self,
@@ -427,7 +497,7 @@ class SecureSum:
                 return reply.read(message)
         except FoedusError as error:
             raise _Out(BAD_REPLY, error.message) from error
-        raise _Out(refusal.code, refusal.message, refusal.log_size)
+        raise _Out(refusal.code, refusal.message, refusal.log_size, refusal.cosignature)
 
 
 def _same(content: m.Content, _silo: str) -> tuple[m.Content, bytes]:
@@ -436,6 +506,6 @@ def _same(content: m.Content, _silo: str) -> tuple[m.Content, bytes]:
 
 
 class _Out(Exception):
-    def __init__(self, code: str, message: str, log_size: int | None = None) -> None:
+    def __init__(self, code: str, message: str, log_size: int | None = None, cosignature: str = "") -> None:
         super().__init__(message)
-        self.code, self.message, self.log_size = code, message, log_size
+        self.code, self.message, self.log_size, self.cosignature = code, message, log_size, cosignature

@@ -4,7 +4,8 @@
 2. The treaty is signed by every party (and equals the officer's own copy, if given).
 3. The study is signed by its author and permitted by the treaty: purpose, ε, δ, noise.
 4. Every seat of the approval chain had approved when the run started; nobody approved their own.
-5. The audit log re-hashes to its signed head; submission, approvals and start stand in it, in this order.
+5. The audit log re-hashes to its signed head, which the treaty's quorum of parties' nodes has cosigned;
+   submission, approvals and start stand in it, in this order.
 6. Every silo's keys are signed for this study and run.
 7. Every round: uploads and answers signed by the survivors, at least threshold and minimum many, over one
    and the same set, for the model that is shown; the sum is the one the log names.
@@ -34,7 +35,7 @@ import numpy as np
 
 from ..compliance import approvals, evidence, treaty
 from ..compliance.auditlog.checkpoint import open_checkpoint
-from ..compliance.auditlog.cosignature import cosigners
+from ..compliance.auditlog.cosignature import require_quorum
 from ..compliance.auditlog.merkle import leaf_hash, root_from_leaves
 from ..compliance.treaty import Treaty
 from ..documents import Envelope, canonical, parse_json, unb64
@@ -277,9 +278,11 @@ class _Bundle:
             raise VerificationError("the log lacks the submission, or an approval")
         if not submitted[0][0] < approved[0][0] <= approved[-1][0] < self._started:
             raise VerificationError("submission, approvals and start do not stand in the log in this order")
-        cosigned = cosigners(note, {p.name: p.signing_key for p in self.treaty.parties})
-        by = f"; cosigned by {', '.join(sorted(cosigned))}" if cosigned else ""
-        return f"{head.size} entries hash to the signed head; submitted, approved, then started{by}"
+        by = require_quorum(note, self.treaty.witnesses, self.treaty.quorum)
+        return (
+            f"{head.size} entries hash to the signed head, cosigned by {len(by)} of {len(self.treaty.parties)} parties; "
+            "submitted, approved, then started"
+        )
 
     def _check_keys(self) -> str:  # 6
         roster, count = self._roster, 0

@@ -23,6 +23,7 @@ from .case import Case
 from .checkpoint import Closed
 
 BATCH_ROUNDS = 100
+_COSIGN_TRIES = 3
 _REJOIN_PATIENCE = 1.0  # times a trip's deadline: the others wait for a newcomer's set-up no longer than this
 # Who is out for one of these may come back in the run. Every other reason is the silo's own no (budget,
 # consent, cohort, approvals) or nonsense that it sent: asking again would not change it.
@@ -151,8 +152,39 @@ class Batches:
             pause=case.pause,
             sampler=case.sampler,
             ledger=case.take_ledger,
+            witnesses=case.cosigned,
         )
         return batch
+
+    def cosigned(self, note: str) -> str:
+        """A head of the log under the cosignatures of every node that is connected, of those out of the run too.
+
+        Raises:
+            Abandoned: fewer than the treaty's quorum have cosigned it, three times asked.
+        """
+        case, size = self._case, int(note.split("\n")[1])
+        context = self.current.context
+        with case.cosigned.one_head(note):
+            for _ in range(_COSIGN_TRIES):
+                asked = connected(self._grid, case)
+                lacking = {silo: node for silo, node in asked.items() if silo not in case.cosigned.by(size)}
+                carrier = self._make(context.batch, context.rounds, lacking)
+                carrier.observe = lambda kind, data: (
+                    None
+                )  # who is silent now is named below, and left no round
+                carrier.cosign()
+                if len(by := case.cosigned.by(size)) >= case.treaty.quorum:
+                    break
+        missing = sorted(set(case.treaty.witnesses) - set(by))
+        told = {"size": size, "by": by, "missing": missing, "quorum": case.treaty.quorum}
+        case.note("log-cosigned", told)
+        if len(by) < case.treaty.quorum:
+            raise Abandoned(
+                f"the log's last head is cosigned by {len(by)} parties' nodes, {case.treaty.quorum} must; missing: "
+                f"{', '.join(missing)}",
+                remedy="see the nodes' own logs for why; the study can be run again",
+            )
+        return case.cosigned.whole(size)
 
     def _ask_keys(self, batch: SecureSum, patience: float) -> None:
         context = batch.context

@@ -20,6 +20,7 @@ from ..federation.secure_sum import SecureSum, Sum
 from ..federation.study import AnyStudy
 from ..privacy.noise import discrete_gaussian
 from .checkpoint import Checkpoint
+from .cosigned import Cosigned
 
 Note = Callable[[str, Mapping[str, Any]], None]
 
@@ -37,6 +38,7 @@ class Case:
         pause: see `SecureSum`.
         told: rounds whose event has been noted in an earlier attempt.
         patience: seconds to wait at the roll call for as many nodes as a sum needs.
+        log_cosigned: file of the newest head of the log that a quorum has cosigned.
         sampler: what draws the noise in the mode where the server adds it. Only a test replaces it.
     """
 
@@ -57,11 +59,13 @@ class Case:
     pause: Callable[[float], None] = time.sleep
     told: frozenset[int] = frozenset()
     patience: float = 15.0
+    log_cosigned: Path | None = None
     sampler: Sampler = discrete_gaussian
     batches: list[SecureSum] = field(default_factory=list)
     sums: list[Sum] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.cosigned = Cosigned(self.log, self.treaty, self.key, self.log_cosigned)
         self._entries: list[tuple[str, dict[str, Any]]] = []
         self._start: Entry | None = None
         self._anchors: dict[str, Entry] = {}  # silo -> the last entry with a head of its ledger
@@ -133,7 +137,7 @@ class Case:
         return self._head(silo)[0]
 
     def _head(self, silo: str) -> tuple[m.LogHead, int]:
-        note = self.log.checkpoint(self.origin, self.key)
+        note = self.cosigned.note()
         size = int(note.split("\n")[1])
         seen = min(self.heads.get(silo, 0), size)
         proof = self.log.consistency_proof(seen, size) if seen else []

@@ -209,6 +209,10 @@ class ApiClient:
         """The log's signed head of now, a note to open with `auditlog.checkpoint.open_checkpoint`."""
         return self._send("GET", "/v1/log/checkpoint").text
 
+    def cosigned_checkpoint(self) -> str | None:
+        """The newest head that a quorum of the nodes has cosigned, with their lines; None if there is none yet."""
+        return self._send("GET", "/v1/log/checkpoint/cosigned").text or None
+
     def log_entries(self, start: int = 0, end: int | None = None) -> Iterator[Entry]:
         """Entries [start, end), to the log's size of now by default; read in pages."""
         while end is None or start < end:

@@ -25,7 +25,7 @@ from ..federation.secure_sum import Sum
 from ..federation.study import Study
 from ..federation.tasks import count, evaluate, train
 from ..privacy.accountant import PLD
-from . import checkpoint
+from . import checkpoint, cosigned
 from .batches import Batches, connected
 from .case import Case
 from .checkpoint import Checkpoint
@@ -48,13 +48,15 @@ def conduct(grid: Grid, case: Case) -> Path:
     3. Training: one secure sum a round (the first perhaps of curvature), one step of the model from it.
     4. Evaluation: one secure sum.
     5. Receipts of every node still there; the log anchors the heads of their ledgers.
-    6. Release: model and metrics, or the counted table as far as it passes the union gate, signed, logged, and all of it bundled.
+    6. Release: model and metrics, or the counted table as far as it passes the union gate, signed, logged, the log's head
+       cosigned by the nodes, and all of it bundled.
 
     What the case's checkpoint holds of an earlier attempt is not done again: sums are replayed, the round in
     flight goes on in its batch, log entries that are there are not made twice.
 
     Raises:
-        Abandoned: fewer than t silos at some point; nothing but the rounds finished was revealed.
+        Abandoned: fewer than t silos at some point, or no quorum of witnesses at the end; nothing but the rounds
+            finished was revealed.
     """
     study, treaty = case.study, case.treaty
     ended = case.ended()
@@ -100,7 +102,8 @@ def conduct(grid: Grid, case: Case) -> Path:
         raise InputError("a study has at least one round of each kind")
     receipts = _receipts(case, batches)  # 5
     counts = {s.round: len(s.survivors) for s in case.sums}
-    return release(case, state, metrics, receipts, price(study, treaty, survivors=counts))  # 6
+    epsilon = price(study, treaty, survivors=counts)
+    return release(case, state, metrics, receipts, epsilon, cosigned=batches.cosigned)  # 6
 
 
 def _sum(case: Case, batches: Batches, number: int, state: course.State) -> Sum:
@@ -213,6 +216,7 @@ def _case(home: Path, store: Store, digest: str, run: str, *, resumed: bool) -> 
         note=lambda kind, data: (store.add_event(run, kind, data), None)[1],
         told=store.rounds_told(run) if resumed else frozenset(),
         patience=_RETURN_SECONDS if resumed else _ROLL_CALL_SECONDS,
+        log_cosigned=home / cosigned.FILE,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from .case import Case
 from .lineage import RunLineage
 
 RELEASE = "release"
+COSIGNED = "cosigned head"
 
 
 def release(
@@ -33,11 +34,16 @@ def release(
     metrics: evaluate.Metrics | None,
     receipts: Mapping[str, Envelope],
     epsilon: float,
+    *,
+    cosigned: Callable[[str], str],
 ) -> Path:
     """Model and metrics, if the study releases them, and the evidence bundle, whose path is returned.
 
+    Args:
+        cosigned: a head of the log -> the same under the cosignatures of a quorum; it raises if there is none.
+
     1. What is released is made once, then logged, then written.
-    2. Lineage and the log's head are taken once.
+    2. Lineage and the log's head are taken once, and the head is cosigned.
     3. The bundle follows from what is kept, byte for byte, and its digest is logged.
     """
     case.out.mkdir(parents=True, exist_ok=True)
@@ -52,6 +58,11 @@ def release(
         end = {"lineage": lineage, "note": case.log.checkpoint(case.origin, case.key)}
         case.kept.keep("end", end)
     _write(case.out / "lineage.jsonl", end["lineage"].encode())
+    note = case.kept.kept(COSIGNED)
+    if note is None:
+        note = cosigned(end["note"])
+        case.kept.keep(COSIGNED, note)
+    end = {**end, "note": note}
     path = case.out / "evidence.zip"  # 3.
     sha256 = evidence.write(path, _files(case, end, released, receipts), case.origin, case.key)
     case.record("run.finished", {"epsilon": epsilon, "evidence": sha256})

@@ -25,7 +25,7 @@ from .merkle import EMPTY_ROOT, HASH_BYTES
 
 _ED25519 = b"\x01"
 KEY_ID_BYTES = 4
-_MAX_NOTE = 64 * 1024  # characters; 16 signatures, which every verifier must take, are under 3,000
+MAX_NOTE = 4 << 20  # characters; a quorum of 20,000 witnesses, 170 each
 _SIZE = re.compile(r"0|[1-9][0-9]{0,17}", re.ASCII)
 _NAME = re.compile(r"[^\s+]+")
 
@@ -145,8 +145,8 @@ def note_parts(note: str, what: str) -> tuple[str, list[tuple[str, bytes]]]:
     Raises:
         VerificationError: malformed.
     """
-    if len(note) > _MAX_NOTE:
-        raise VerificationError(f"{what}: longer than {_MAX_NOTE} characters")
+    if len(note) > MAX_NOTE:
+        raise VerificationError(f"{what}: longer than {MAX_NOTE} characters")
     if not _encodable(note) or _controls(note):
         raise VerificationError(f"{what}: not UTF-8, or with control characters")
     body, separator, tail = note.rpartition("\n\n")

@@ -80,13 +80,19 @@ def require_quorum(note: str, witnesses: Mapping[str, str], quorum: int) -> dict
     """
     found = cosigners(note, witnesses)
     if quorum < 1 or len(found) < quorum:
+        missing = sorted(set(witnesses) - set(found))
         raise Refused(
             NO_QUORUM,
-            f"the log's head is cosigned by {len(found)} witnesses ({', '.join(sorted(found)) or 'nobody'}); "
-            f"{max(quorum, 1)} must",
+            f"the log's head is cosigned by {len(found)} witnesses ({_names(sorted(found))}); "
+            f"{max(quorum, 1)} must; missing: {_names(missing)}",
             remedy="the others have not seen this head, or refused it: compare heads with them",
         )
     return found
+
+
+def _names(names: list[str]) -> str:
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return ", ".join(names[:10]) + more or "nobody"
 
 
 def with_lines(note: str, lines: Mapping[str, str]) -> str:

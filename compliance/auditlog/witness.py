@@ -42,6 +42,7 @@ class HeadKeeper:
 
     def __init__(self, path: Path, log_name: str, log_public_key: str) -> None:
         self._path, self._name, self._public = path, log_name, log_public_key
+        self.unkept = False  # there was evidence, and no room for it
 
     @property
     def head(self) -> Checkpoint | None:
@@ -109,13 +110,60 @@ class HeadKeeper:
         Raises:
             InputError: no head was seen yet. VerificationError: the kept file is not a note signed by this log.
         """
-        head = self.head
-        if head is None:
-            raise InputError(
-                f"log {self._name}: no head of it was seen yet, so there is none to cosign",
-                remedy="take part in a study first, or advance to a head of the log",
-            )
-        return head, cosign(head, name, key, int(clock()))
+        with self._lock():  # none that is not the last one any more
+            head = self.head
+            if head is None:
+                raise InputError(
+                    f"log {self._name}: no head of it was seen yet, so there is none to cosign",
+                    remedy="take part in a study first, or advance to a head of the log",
+                )
+            return head, cosign(head, name, key, int(clock()))
+
+    def compare(self, note: str) -> Checkpoint:
+        """A head that others were shown: the head in `note`, which contradicts the one kept here in no visible way.
+
+        Heads of different sizes can't be compared without a proof; of one size they must be one.
+
+        Raises:
+            VerificationError: not a head of this log, or another one of the same size: a split view. Both are kept
+                as evidence, as in `advance`.
+        """
+        other = self._open(note)
+        with self._lock():
+            kept_note = self._note()
+            kept = None if kept_note is None else self._open(kept_note)
+            if kept is not None and kept.size == other.size and kept.root != other.root:
+                reason = (
+                    f"log {self._name}: split view: others were shown another head of {other.size} entries "
+                    "than this party"
+                )
+                self._keep_evidence(kept_note, note, [], reason)
+                raise VerificationError(
+                    reason,
+                    remedy="take part in no study of this server until the parties have compared heads",
+                )
+        return other
+
+    @property
+    def evidence(self) -> list[Path]:
+        """The files that hold contradicting heads and were not settled yet, in order of name."""
+        try:
+            return sorted(self._path.parent.glob(f"{self._path.name}.refused-*.json"))
+        except OSError as error:
+            raise InputError(f"{self._path.parent}: {error.strerror or error}") from error
+
+    def settle(self) -> list[Path]:
+        """Call the evidence looked into: it stays, as ``<name>.settled-….json``; returns where."""
+        settled = []
+        with self._lock():
+            for path in self.evidence:
+                new = path.with_name(path.name.replace(".refused-", ".settled-"))
+                try:
+                    durable.move(path, new)
+                except OSError as error:
+                    raise InputError(f"{path}: {error.strerror or error}") from error
+                settled.append(new)
+        return settled
 
     def _continues(self, kept: Checkpoint, offered: Checkpoint, proof: Sequence[bytes]) -> None:
         if offered.size < kept.size:
@@ -160,6 +208,7 @@ class HeadKeeper:
         try:
             durable.replace(path, evidence)
         except InputError as error:  # a full disk must not turn the refusal into another error
+            self.unkept = True
             _journal.error("evidence against the log %s could not be kept: %s", self._name, error.message)
 
     @contextmanager

@@ -9,6 +9,7 @@ from fastapi.responses import PlainTextResponse
 
 from ...documents import b64
 from ...errors import InputError
+from .. import cosigned
 from ..auth import Role, require
 from ..desk import DeskOf
 
@@ -21,6 +22,15 @@ Count = Annotated[int, Query(ge=0, le=2**53)]
 def checkpoint(desk: DeskOf) -> PlainTextResponse:
     """The log's head of now, signed by the server (C2SP tlog-checkpoint)."""
     return PlainTextResponse(desk.log.checkpoint(desk.log.origin, desk.key))
+
+
+@router.get("/checkpoint/cosigned")
+def cosigned_checkpoint(desk: DeskOf) -> PlainTextResponse:
+    """The newest head that a quorum of the parties' nodes has cosigned, with their lines (C2SP tlog-cosignature).
+
+    Empty as long as there is none: nodes cosign heads while a study runs.
+    """
+    return PlainTextResponse(cosigned.read(desk.home / cosigned.FILE) or "")
 
 
 @router.get("/entries")

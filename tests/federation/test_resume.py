@@ -217,7 +217,7 @@ def steps(fresh_world: World, tmp_path_factory: pytest.TempPathFactory) -> list[
 
 
 def test_every_kind_of_step_is_among_those_killed_after(steps: list[str]) -> None:
-    pushes = 2 + 2 * ROUNDS + 1
+    pushes = 2 + 2 * ROUNDS + 2  # receipts, and the last head to be cosigned
     assert steps.count("push_messages") == pushes
     assert {*WRITES, "write", "_write", "run.set-up", "round.summed", "receipt", "released"} <= set(steps)
     assert steps[-1] == "run.finished"

@@ -27,6 +27,8 @@ from support.orders import copy_of, make_draft
 from support.sums import scratch
 
 from foedus.clients.follower import digest
+from foedus.compliance.auditlog.checkpoint import open_checkpoint
+from foedus.compliance.auditlog.cosignature import require_quorum
 from foedus.documents import Envelope
 from foedus.errors import FoedusError
 from foedus.federation import messages as m
@@ -151,6 +153,7 @@ class Stand:
             (play.answer_request(number), b""),
             (m.ConfirmRequest(run="1", batch=0, round=number, survivors=play.silos), b""),
             self._receipt_request(),
+            (m.WitnessRequest(log=play.case.head(VICTIM)), b""),
         ]
         if self.state != "fresh":
             requests.append((play.shares_request(), b""))
@@ -314,8 +317,20 @@ def _is_good(stand: Stand, action: str, body: bytes) -> bool:
         "boxes": lambda v: v is None or isinstance(v, dict),
         "keys": lambda v: isinstance(v, list) and len(v) > 2 and all(k in tree["keys"] for k in v),
         "approvals": lambda v: isinstance(v, list) and all(a in tree["approvals"] for a in v),
+        "cosigned": lambda v: _still_cosigned(stand, v, tree["cosigned"]),
     }
     return all(name in free and free[name](told[name]) for name in changed)
+
+
+def _still_cosigned(stand: Stand, note: Any, good: str) -> bool:
+    """Whether a note is the good one, but for lines that nobody needs."""
+    treaty = stand.play.world.treaty
+    try:
+        require_quorum(note, treaty.witnesses, treaty.quorum)
+        head = open_checkpoint(note, treaty.coordinator.origin, treaty.coordinator.signing_key)
+    except (FoedusError, AttributeError, TypeError):
+        return False
+    return head == open_checkpoint(good, treaty.coordinator.origin, treaty.coordinator.signing_key)
 
 
 def _shows_the_same(one: Any, other: Any) -> bool:
@@ -350,9 +365,9 @@ def _judge(stand: Stand, found: Findings, what: str, sent: RecordDict, reply: Me
         expected = {c.action for c in contents()} & {str(record["action"])}
         if not expected:
             found.fault(f"a reply of an unknown action {record['action']!r}", what)
-        if record["action"] != m.ReceiptReply.action:
+        if record["action"] not in (m.ReceiptReply.action, m.WitnessReply.action):
             return False
-        stand.play.case.seen(VICTIM, int(json.loads(body)["log_size"]))  # a receipt moves nothing on
+        stand.play.case.seen(VICTIM, int(json.loads(body)["log_size"]))  # these move nothing on
         stand.refresh()
         return True
     try:
@@ -361,6 +376,9 @@ def _judge(stand: Stand, found: Findings, what: str, sent: RecordDict, reply: Me
         found.fault(f"a malformed refusal: {error.message}", what)
         return True
     found.codes[refusal.code] += 1
+    node(
+        stand.play, VICTIM
+    ).guard.heads.settle()  # as an officer might; else the node would look at nothing more
     if data or not _CODE.fullmatch(refusal.code):
         found.fault(f"a refusal with data or without a code: {refusal.code!r}", what)
     for kind, needle in stand.needles:

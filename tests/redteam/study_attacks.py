@@ -244,10 +244,10 @@ def other_study() -> Outcome:
             said = told.ask(silo, told.keys_request(silo))
             assert said.refusal is None, said.refusal
             keys[silo] = m.KeysReply.read(said.message)[0].keys
-        everybody = m.SharesRequest(run="1", batch=0, keys=list(keys.values()))
-        others = m.SharesRequest(run="1", batch=0, keys=[k for s, k in keys.items() if s != VICTIM])
+        everybody = two.shares_request(list(keys.values()))
+        others = one.shares_request([k for s, k in keys.items() if s != VICTIM])
         seen["both approved: the victim with the others"] = word(two.ask(VICTIM, everybody))
-        alone = m.SharesRequest(run="1", batch=0, keys=[keys[VICTIM]])
+        alone = two.shares_request([keys[VICTIM]])
         seen["both approved: the victim alone"] = word(two.ask(VICTIM, alone))
         seen["both approved: another with the victim"] = word(one.ask(one.silos[1], everybody))
         honest = word(one.ask(one.silos[1], others))
@@ -289,6 +289,7 @@ def _lies(rehearsal: Rehearsal, *, gullible: bool) -> dict[str, str]:
     if gullible:
         guard = node(rehearsal, VICTIM).guard
         guard.heads = Gullible(guard.heads._path, guard.heads._name, guard.heads._public)
+        guard.require_quorum = lambda note, *wanted: None  # type: ignore[method-assign]
     early = rehearsal.case.head(VICTIM)
     rehearsal.set_up()
     folder = rehearsal.world.root
@@ -310,6 +311,10 @@ def _lies(rehearsal: Rehearsal, *, gullible: bool) -> dict[str, str]:
     for what, head in lies.items():
         request = rehearsal.vector_request(VICTIM, TRAIN, boxes=not seen, log=head)
         seen[what] = word(rehearsal.ask(VICTIM, request, rehearsal.weights))
+        if not gullible:
+            node(
+                rehearsal, VICTIM
+            ).guard.heads.settle()  # the officer, each time; else it would not even look
         if gullible:
             break  # it has answered the round: there is nothing left to try
     if not gullible:
@@ -321,7 +326,7 @@ def _lies(rehearsal: Rehearsal, *, gullible: bool) -> dict[str, str]:
 def forged_log() -> Outcome:
     with play() as rehearsal:
         seen = _lies(rehearsal, gullible=False)
-        kept = len(list(rehearsal.home(VICTIM).glob("log-head.refused-*.json")))
+        kept = len(list(rehearsal.home(VICTIM).glob("log-head.settled-*.json")))
     with play() as rehearsal:
         start = rehearsal.keys_request(VICTIM)
         body = start.started.body.replace('"run":"1"', '"run":"7"')

@@ -121,13 +121,11 @@ def substituted_key() -> Outcome:
         }
         for what, fake in fakes.items():
             keys = [e.to_json() for n, e in good.items() if n != "cedar-sound"] + [fake.to_json()]
-            said = rehearsal.ask(VICTIM, m.SharesRequest(run="1", batch=0, keys=keys))
+            said = rehearsal.ask(VICTIM, rehearsal.shares_request(keys))
             seen[what] = word(said)
         own = Envelope(KIND, {**good[VICTIM].payload, "share_key": b64(b"k" * 32)}, good[VICTIM].signatures)
         keys = [e.to_json() for n, e in good.items() if n != VICTIM] + [own.to_json()]
-        seen["its own keys altered"] = word(
-            rehearsal.ask(VICTIM, m.SharesRequest(run="1", batch=0, keys=keys))
-        )
+        seen["its own keys altered"] = word(rehearsal.ask(VICTIM, rehearsal.shares_request(keys)))
         honest = word(rehearsal.ask(VICTIM, rehearsal.shares_request()))
     weak_code, weak = _in_the_middle(pinned=False)
     refused = all(code in ("VERIFICATION", "PROTOCOL") for code in seen.values())
@@ -179,7 +177,7 @@ def lower_threshold() -> Outcome:
             replies[silo] = Envelope.from_json(reply.keys)
             rehearsal.aggregator.add_advertisement(silo, replies[silo])
         two = [replies[s].to_json() for s in (a, b)]
-        seen["two keys"] = word(rehearsal.ask(VICTIM, m.SharesRequest(run="1", batch=0, keys=two)))
+        seen["two keys"] = word(rehearsal.ask(VICTIM, rehearsal.shares_request(two)))
         for silo in rehearsal.silos:
             answer, _ = m.SharesReply.read(rehearsal.ask(silo, rehearsal.shares_request()).message)
             rehearsal.aggregator.add_boxes(silo, m.boxes_from_json(answer.boxes))

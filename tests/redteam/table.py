@@ -19,6 +19,7 @@ from redteam import (
     fuzz_wire,
     live,
     outsider_attacks,
+    split_attacks,
     study_attacks,
     sum_attacks,
 )
@@ -32,7 +33,15 @@ def _place(check: Check) -> tuple[int, str]:
     return int(digits), check.number
 
 
-_MODULES = (sum_attacks, answer_attacks, study_attacks, altered_attacks, fuzz_wire, outsider_attacks)
+_MODULES = (
+    sum_attacks,
+    answer_attacks,
+    study_attacks,
+    split_attacks,
+    altered_attacks,
+    fuzz_wire,
+    outsider_attacks,
+)
 CHECKS = sorted((check for module in _MODULES for check in module.CHECKS), key=_place)
 _STYLES = {"held": "green", "FELL": "bold red", "VOID": "bold red", "ERROR": "bold red"}
 

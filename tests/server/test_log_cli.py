@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,14 @@ import pytest
 import yaml
 
 from foedus import cli
+from foedus.compliance.auditlog.checkpoint import Checkpoint
+from foedus.compliance.auditlog.cosignature import cosign, with_lines
 from foedus.compliance.auditlog.log import Entry
 from foedus.documents import digest
 from foedus.federation.log_table import table
+from foedus.server import cosigned
 from foedus.server.client import ApiClient
+from foedus.server.cosigned import Cosigned
 
 from .conftest import World
 
@@ -54,13 +59,14 @@ def test_the_log_is_shown_and_fits_a_terminal(officer: Officer) -> None:
     lines = out.splitlines()
     assert max(map(len, lines)) <= 80
     assert lines[0].split() == ["#", "time", "(UTC)", "actor", "action", "subject"]
-    rows = [line.split() for line in lines[1:-2] if not line.startswith(" " * 8)]
+    rows = [line.split() for line in lines[1:-3] if not line.startswith(" " * 8)]
     entries = officer.world.audit()
     assert [(r[3], r[4]) for r in rows] == [(actor, action) for actor, action, _, _ in entries]
     assert [int(r[0]) for r in rows] == list(range(len(entries)))
     assert rows[0][5] == study.digest[:12] and f"run {run}" in out
-    assert lines[-2] == f"{len(entries)} entries hash to the head signed by coordinator.example/log:"
-    assert lines[-1] == officer.world.desk.log.root().hex()
+    assert lines[-3] == f"{len(entries)} entries hash to the head signed by coordinator.example/log:"
+    assert lines[-2] == officer.world.desk.log.root().hex()
+    assert lines[-1] == "No head of it is cosigned yet: nodes cosign while a study runs."
 
 
 def test_a_part_of_the_log(officer: Officer) -> None:
@@ -141,6 +147,35 @@ def test_a_head_of_another_key(officer: Officer, tmp_path: Path) -> None:
     officer.treaty.write_bytes(make_treaty()[0].dumps())
     code, out, _ = officer.log()
     assert (code, out) == (4, "")
+
+
+def test_the_log_names_who_cosigned_it(officer: Officer) -> None:
+    world = officer.world
+    world.approved()
+    log, size = world.desk.log, world.desk.log.size
+    file = world.desk.home / cosigned.FILE
+    kept = Cosigned(log, world.treaty, world.keys.coordinator, file)
+    head = Checkpoint(log.origin, size, log.root())
+    for name in ("shop-1", "shop-2", "shop-3"):
+        kept.take(name, size, cosign(head, name, world.keys.parties[name], 1_790_000_000))
+        kept.keep()
+        assert file.exists() == (name == "shop-3")  # a quorum
+    world.approved(title="a later one")
+    code, out, _ = officer.log()
+    assert code == 0
+    assert out.splitlines()[-1] == f"Its first {size} entries are cosigned by 3 of 4: shop-1, shop-2, shop-3"
+    assert kept.whole(size) == Cosigned(log, world.treaty, world.keys.coordinator, file).whole(size)
+    for lie, exit_code, why in (
+        (replace(head, root=b"r" * 32), 4, "is not of the log that the server shows"),
+        (replace(head, size=size + 1000), 4, "is not of the log that the server shows"),
+    ):
+        lines = {n: cosign(lie, n, k, 1_790_000_000) for n, k in world.keys.parties.items()}
+        file.write_text(with_lines(lie.sign(log.origin, world.keys.coordinator), lines))
+        code, out, err = officer.log()
+        assert (code, out) == (exit_code, "") and why in " ".join(err.split())
+    file.write_text(head.sign(log.origin, world.keys.coordinator))
+    code, out, err = officer.log()
+    assert (code, out) == (3, "") and "3 must" in err
 
 
 def test_an_entry_cannot_steer_the_terminal() -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 from foedus.compliance import evidence
 from foedus.compliance.auditlog.checkpoint import Checkpoint
+from foedus.compliance.auditlog.cosignature import cosign, with_lines
 from foedus.compliance.auditlog.merkle import leaf_hash, root_from_leaves
 from foedus.demo.world import World
 from foedus.documents import Envelope, SigningKey, canonical
@@ -64,12 +65,21 @@ class Tampered:
         if logged:
             self.log(relog)
 
-    def log(self, edit: Callable[[list[Any]], Any], *, key: SigningKey | None = None) -> None:
-        """Rewrite the audit log and sign its new head."""
+    def log(
+        self,
+        edit: Callable[[list[Any]], Any],
+        *,
+        key: SigningKey | None = None,
+        witnesses: Collection[str] | None = None,
+    ) -> None:
+        """Rewrite the audit log and sign its new head; all parties cosign it, or those named."""
         self.lines("log/entries.jsonl", edit)
         lines = self.files["log/entries.jsonl"].splitlines()
         head = Checkpoint(self.origin, len(lines), root_from_leaves([leaf_hash(line) for line in lines]))
-        self.files["log/checkpoint.txt"] = head.sign(self.origin, key or self.key).encode()
+        note = head.sign(self.origin, key or self.key)
+        by = self.world.homes if witnesses is None else witnesses
+        lines = {silo: cosign(head, silo, self.silo_key(silo), 1_790_000_000) for silo in by}
+        self.files["log/checkpoint.txt"] = with_lines(note, lines).encode()
 
     def silo_key(self, silo: str) -> SigningKey:
         return SigningKey.load(self.world.homes[silo] / "identity.key")

@@ -14,6 +14,8 @@ from flwr.app import Message, RecordDict
 
 from foedus.clients.app import SiloApp
 from foedus.clients.home import Home
+from foedus.compliance.auditlog.checkpoint import Checkpoint
+from foedus.compliance.auditlog.cosignature import cosign, with_lines
 from foedus.compliance.auditlog.log import AuditLog
 from foedus.demo.simulate import prepare
 from foedus.demo.world import World
@@ -46,6 +48,7 @@ class Rehearsal:
         self.world = world
         self.grid, self.case = prepare(world, draft, **options)
         self.silos = list(world.homes)
+        self._cosigned: tuple[Checkpoint, str] | None = None
         study, treaty = self.case.study, world.treaty
         self.rounds = list(range(1, study.rounds + 1))
         roster = Roster({p.name: p.signing_key for p in treaty.parties}, treaty.colluders)
@@ -76,19 +79,35 @@ class Rehearsal:
         """A good first message; `changes` replace fields."""
         return self.case.keys_request(silo, 0, self.rounds).model_copy(update=changes)
 
-    def shares_request(self) -> m.SharesRequest:
-        return m.SharesRequest(run="1", batch=0, keys=[e.to_json() for e in self.aggregator.advertisements])
+    def shares_request(self, keys: list[m.Json] | None = None) -> m.SharesRequest:
+        if keys is None:
+            keys = [e.to_json() for e in self.aggregator.advertisements]
+        return m.SharesRequest(run="1", batch=0, keys=keys, cosigned=self.cosigned())
+
+    def cosigned(self) -> str:
+        """The log's head of now, cosigned by everybody, seen or not: nobody here misses a quorum unless a test wants it."""
+        log, origin = self.case.log, self.case.origin
+        head = Checkpoint(origin, log.size, log.root())
+        if self._cosigned is None or self._cosigned[0] != head:
+            keys = {silo: Home.load(path).identity() for silo, path in self.world.homes.items()}
+            lines = {silo: cosign(head, silo, key, 1_790_000_000) for silo, key in keys.items()}
+            self._cosigned = head, with_lines(head.sign(origin, self.case.key), lines)
+        return self._cosigned[1]
 
     def vector_request(
         self, silo: str, number: int = 1, *, boxes: bool = True, **changes: Any
     ) -> m.VectorRequest:
         dealt = m.boxes_to_json(self.aggregator.boxes_for(silo)) if boxes else None
-        request = m.VectorRequest(run="1", batch=0, round=number, boxes=dealt, log=self.case.head(silo))
+        request = m.VectorRequest(
+            run="1", batch=0, round=number, boxes=dealt, log=self.case.head(silo), cosigned=self.cosigned()
+        )
         return request.model_copy(update=changes)
 
     def answer_request(self, number: int = 1, survivors: list[str] | None = None) -> m.AnswerRequest:
         told = survivors or self.silos
-        return m.AnswerRequest(run="1", batch=0, round=number, survivors=told, answering=told)
+        return m.AnswerRequest(
+            run="1", batch=0, round=number, survivors=told, answering=told, cosigned=self.cosigned()
+        )
 
     @property
     def weights(self) -> bytes:
