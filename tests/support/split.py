@@ -10,7 +10,7 @@ from support.nodes import Rehearsal, Said
 from foedus.clients.home import Home
 from foedus.compliance.auditlog.checkpoint import Checkpoint
 from foedus.compliance.auditlog.cosignature import cosign
-from foedus.compliance.auditlog.log import AuditLog
+from foedus.compliance.auditlog.log import SEALED, AuditLog
 from foedus.documents import Envelope, SigningKey
 from foedus.errors import FoedusError
 from foedus.federation import messages as m
@@ -24,7 +24,8 @@ def other_history(play: Rehearsal, name: str = "other.db") -> AuditLog:
     log = AuditLog(play.world.root / name, play.case.origin)
     for entry in play.case.log.entries():
         record = entry.record
-        log.append(record["actor"], record["action"], record["subject"], record["details"])
+        open_to_all = {name: told for name, told in record["details"].items() if name != SEALED}
+        log.append(record["actor"], record["action"], record["subject"], open_to_all)
     return log
 
 
