@@ -126,6 +126,24 @@ def shred_study(
 
 
 @server_app.command()
+def clock(
+    home: Home,
+    officer: Annotated[str, typer.Option(help="Your name.", show_default=False)],
+    reason: Annotated[str, typer.Option(help="Why the log's time goes back.", show_default=False)],
+) -> None:
+    """Let the server's log go on where its last entries were made under a clock that was ahead.
+
+    A log takes no entry of a time before its last one's. Set the machine's clock right first; your name and reason stand in
+    the log for good, where every partner reads them.
+
+    Example: foedus server clock coordinator --officer dora --reason "the year had been mistyped"
+    """
+    _, content = treaties.load(home / "treaty.json")
+    open_log(home, content.coordinator.origin, create=False).set_clock(officer, reason)
+    typer.echo("the log goes on at the time of now")
+
+
+@server_app.command()
 def token(
     home: Home,
     name: Annotated[str, typer.Option(help="Whose token it is.", show_default=False)],
