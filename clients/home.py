@@ -12,7 +12,7 @@
     ledger.db      what customers have paid, for life
     journal.db     what was done once and is not done again
     log-head       the last head of the server's audit log
-    audit.db       the node's own audit log
+    audit.db       the node's own audit log; what it has sealed is in audit-payloads.db, the keys in audit-keys/
     lineage.jsonl  the node's own lineage
     watch.db       what the watch has learned, its alerts and blocks; watch.yaml its settings
 """

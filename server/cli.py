@@ -94,7 +94,7 @@ def log_sql(
 
     The role must exist, and must own nothing there: it may SELECT and INSERT, and triggers refuse the rest to everybody.
 
-    Example: foedus server log-sql --role foedus_app | psql --dbname foedus
+    Example: foedus server log-sql --role foedus_app > log.sql
     """
     from ..compliance.auditlog.postgres import ddl
 

@@ -3,7 +3,8 @@
 ``postgresql://app@host/database#schema``, with libpq's parameters; the schema is ``foedus_log`` by default, and holds one
 log. Whoever owns the database makes it once, with the statements of `ddl`::
 
-    foedus server log-sql --role foedus_app | psql --dbname foedus
+    foedus server log-sql --role foedus_app > log.sql
+    psql --dbname foedus --file log.sql
 
 - The role that writes owns nothing and may SELECT and INSERT, nothing else; a role that may more is refused. Triggers,
   enabled ALWAYS, refuse UPDATE, DELETE and TRUNCATE of the owner's, too, as well as rows out of order. That stops accidents,
