@@ -3,7 +3,8 @@
 ``postgresql://app@host/database#schema``, with libpq's parameters; the schema is ``foedus_log`` by default, and holds one
 log. Whoever owns the database makes it once, with the statements of `ddl`::
 
-    foedus server log-sql --role foedus_app | psql --dbname foedus
+    foedus server log-sql --role foedus_app > log.sql
+    psql --dbname foedus --file log.sql
 
 - The role that writes owns nothing and may SELECT and INSERT, nothing else; a role that may more is refused. Triggers,
   enabled ALWAYS, refuse UPDATE, DELETE and TRUNCATE of the owner's, too, as well as rows out of order. That stops accidents,
@@ -22,14 +23,13 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from ...errors import FoedusError, InputError, Unreachable, VerificationError
-from .merkle import GetNode
 from .payloads import Sealed
-from .store import Grown, Held, Place, damaged, missing
+from .store import Held, Make, Place, damaged, missing
 
 if TYPE_CHECKING:
     import psycopg
@@ -291,12 +291,15 @@ class PostgresStore:
 
     def size(self) -> int:
         with self._reading() as db:
-            return self._size(db)
+            row = db.execute(self._sql("SELECT coalesce(max(seq) + 1, 0) FROM {}.entry")).fetchone()
+        return 0 if row is None else int(row[0])
 
-    def append(self, make: Callable[[int, GetNode], Grown]) -> None:
+    def append(self, make: Make) -> None:
         with self._writing() as db, db.transaction():
             self._take_lock(db)
-            size = self._size(db)
+            query = self._sql("SELECT seq, body FROM {}.entry ORDER BY seq DESC LIMIT 1")
+            last = db.execute(query, binary=True).fetchone()
+            size = 0 if last is None else int(last[0]) + 1
             edge = [(level, (size >> level) - 1) for level in range(size.bit_length()) if size >> level & 1]
             kept = self._nodes(db, edge)
 
@@ -305,7 +308,7 @@ class PostgresStore:
                     raise missing(self.name, (level, index))
                 return kept[level, index]
 
-            grown = make(size, get)
+            grown = make(size, b"" if last is None else last[1], get)
             for table, columns, rows in (
                 ("entry", "seq, body", grown.entries),
                 ("node", "level, idx, hash", grown.nodes),
@@ -346,10 +349,6 @@ class PostgresStore:
         if row is None:
             raise damaged(self.name, "it has no size")
         return Held(*map(int, row))
-
-    def _size(self, db: psycopg.Connection[Any]) -> int:
-        row = db.execute(self._sql("SELECT coalesce(max(seq) + 1, 0) FROM {}.entry")).fetchone()
-        return 0 if row is None else int(row[0])
 
     def _nodes(self, db: psycopg.Connection[Any], places: Sequence[Place]) -> dict[Place, bytes]:
         if not places:
