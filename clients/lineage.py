@@ -12,9 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 from uuid import UUID
+
+import ibis
 
 from ..compliance import approvals
 from ..compliance.auditlog.log import Entry
@@ -60,6 +63,7 @@ class _Notes:
     features: dict[Side, Dataset] = field(default_factory=dict)
     rounds: dict[int, Event] = field(default_factory=dict)  # that have begun
     recorded: dict[Side, Raw] = field(default_factory=dict)  # whose customers are in the register
+    columns: Columns | None = None
     ended: bool = False
 
     def event(
@@ -146,7 +150,9 @@ class NodeLineage:
         events = [*pair(notes.event("cohort", "COMPLETE", [names.register(party)], [used]))]
         made = notes.features.get(side)
         if made is None:
-            made = notes.features[side] = self._features(permit, side, used)
+            if notes.columns is None:
+                notes.columns = self._columns(permit.study)
+            made = notes.features[side] = self._features(permit, side, used, notes.columns)
             orders = names.table(party, permit.study.table.name)
             events += pair(notes.event("features", "COMPLETE", [orders, used], [made]))
         begun = notes.event("round", "START", [replace(made, facets={}), used], ())
@@ -219,11 +225,15 @@ class NodeLineage:
             covers="paid here",
         )
 
-    def _features(self, permit: Permit, side: Side, used: Dataset) -> Dataset:
-        """The features of a side; which columns they come from is read off the query itself."""
-        study = permit.study
+    def _columns(self, study: Study) -> Columns:
+        """Which columns the features come from, as read off the query itself."""
         with self._home.orders(study.table) as found:
-            columns = columns_of(expression(found, study, side, self._treaty.retention_days))
+            schema = found.schema()
+        return _read_off(study, schema, self._treaty.retention_days)
+
+    def _features(self, permit: Permit, side: Side, used: Dataset, columns: Columns) -> Dataset:
+        """The features of a side."""
+        study = permit.study
         name = f"features/{permit.digest[:16]}/{permit.run}/{side}"
         told = _told(columns, names.table(self._home.party, study.table.name), used)
         return Dataset(
@@ -237,6 +247,12 @@ class NodeLineage:
     def _column(self, dataset: Dataset, column: str) -> f.Origin:
         space = names.namespace(self._home.party)
         return f.Origin(namespace=space, dataset=dataset.name, column=column, kind="AGGREGATION", masked=True)
+
+
+@lru_cache(maxsize=64)
+def _read_off(study: Study, schema: ibis.Schema, retention_days: int) -> Columns:
+    """The columns of a study's features over a table of this schema: the same on each side, but for a date."""
+    return columns_of(expression(ibis.table(schema, study.table.name), study, "train", retention_days))
 
 
 def _columns(study: Study) -> list[str]:
