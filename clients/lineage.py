@@ -133,9 +133,11 @@ class NodeLineage:
         if entry is None:
             raise InputError(f"round {plan.round}: no cohort stands in the audit log")
         notes = self._runs[permit.run]
-        if notes.recorded.get(side) is not dataset:
-            customers = dataset.customers[dataset.first].tolist()
-            self.subjects.record(Use(permit.digest, permit.run, side), customers)
+        before = notes.recorded.get(side)
+        if before is not dataset:  # after a withdrawal nobody is new, and a million need not be hashed again
+            known = set() if before is None else set(before.customers.tolist())
+            new = set(dataset.customers.tolist()) - known
+            self.subjects.record(Use(permit.digest, permit.run, side), new)
             notes.recorded[side] = dataset
         party, told = self._home.party, entry.record["details"]
         used = names.cohort(
