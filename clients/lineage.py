@@ -12,9 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 from uuid import UUID
+
+import ibis
 
 from ..compliance import approvals
 from ..compliance.auditlog.log import Entry
@@ -62,6 +65,7 @@ class _Notes:
     features: dict[Side, Dataset] = field(default_factory=dict)
     rounds: dict[int, Event] = field(default_factory=dict)  # that have begun
     recorded: dict[Side, Raw | Counted] = field(default_factory=dict)  # whose customers are in the register
+    columns: Columns | None = None
     ended: bool = False
 
     def event(
@@ -133,10 +137,11 @@ class NodeLineage:
         if entry is None:
             raise InputError(f"round {plan.round}: no cohort stands in the audit log")
         notes = self._runs[permit.run]
-        if notes.recorded.get(side) is not dataset:
-            once = dataset.customers if isinstance(dataset, Counted) else dataset.customers[dataset.first]
-            customers = once.tolist()
-            self.subjects.record(Use(permit.digest, permit.run, side), customers)
+        before = notes.recorded.get(side)
+        if before is not dataset:  # after a withdrawal nobody is new, and a million need not be hashed again
+            known = set() if before is None else set(before.customers.tolist())
+            new = set(dataset.customers.tolist()) - known
+            self.subjects.record(Use(permit.digest, permit.run, side), new)
             notes.recorded[side] = dataset
         party, told = self._home.party, entry.record["details"]
         used = names.cohort(
@@ -151,19 +156,22 @@ class NodeLineage:
         events = [*pair(notes.event("cohort", "COMPLETE", [names.register(party)], [used]))]
         made = notes.features.get(side)
         if made is None:
-            made = notes.features[side] = self._features(permit, side, used)
+            if notes.columns is None:
+                notes.columns = self._columns(permit.study)
+            made = notes.features[side] = self._features(permit, side, used, notes.columns)
             orders = names.table(party, permit.study.table.name)
             events += pair(notes.event("features", "COMPLETE", [orders, used], [made]))
         begun = notes.event("round", "START", [replace(made, facets={}), used], ())
         self.store.emit(*events, begun)
         notes.rounds[plan.round] = begun
 
-    def settle(self, permit: Permit, plan: RoundPlan, survivors: Sequence[str]) -> None:
-        """The node helps to open a round's sum over these silos."""
+    def settle(self, permit: Permit, number: int, survivors: Sequence[str]) -> None:
+        """The node helps to open a round's sum over these silos. Told again, nothing more is written."""
         notes = self._runs[permit.run]
-        begun = notes.rounds.pop(plan.round, None)
-        if begun is None:  # told already: asked again with fewer to answer, or failed on the way
+        begun = notes.rounds.get(number)
+        if begun is None:
             return
+        plan = permit.study.round(number, self._treaty)
         features = begun.inputs[0]
         given = names.update(self._home.party, permit.digest, permit.run, plan.round)
         from_features = [self._column(features, name) for name in _columns(permit.study)]
@@ -178,28 +186,28 @@ class NodeLineage:
                 facets={**begun.facets, f.SecureSum.facet: told},
             )
         )
+        del notes.rounds[number]
 
     def fail(self, run: str, number: int, reason: str) -> None:
         """A round is refused. `reason` says nothing of data."""
         notes = self._runs.get(run)
         if notes is None:
             return
-        begun = notes.rounds.pop(number, None)
-        if begun is None:
-            begun = notes.event("round", "START", (), ())
-            self.store.emit(begun, _ended(begun, "FAIL", reason))
-        else:
-            self.store.emit(_ended(begun, "FAIL", reason))
+        known = notes.rounds.get(number)
+        begun = known or notes.event("round", "START", (), ())
+        self.store.emit(*([] if known else [begun]), _ended(begun, "FAIL", reason))
+        notes.rounds.pop(number, None)
 
     def end(self, run: str, epsilon: float) -> None:
         """The run is over for this node; rounds whose sum was never opened are aborted. Once is enough."""
         notes = self._runs.get(run)
         if notes is None or notes.ended:
             return
-        notes.ended = True
         left = [_ended(begun, "ABORT", UNOPENED) for begun in notes.rounds.values()]
         facets = {**notes.facets, f.DpCost.facet: self._cost(notes.permit.study, epsilon)}
         self.store.emit(*left, self._own(notes, "COMPLETE", (), facets))
+        notes.rounds.clear()
+        notes.ended = True
 
     def _own(
         self, notes: _Notes, kind: EventType, inputs: Sequence[Dataset], facets: Mapping[str, f.Json]
@@ -224,17 +232,15 @@ class NodeLineage:
             covers="paid here",
         )
 
-    def _features(self, permit: Permit, side: Side, used: Dataset) -> Dataset:
-        """The features of a side; which columns they come from is read off the query itself."""
-        study = permit.study
+    def _columns(self, study: AnyStudy) -> Columns:
+        """Which columns the features come from, as read off the query itself."""
         with self._home.orders(study.table) as found:
-            days = self._treaty.retention_days
-            asked = (
-                expression(found, study, side, days)
-                if isinstance(study, Study)
-                else counted_expression(found, study, days)
-            )
-            columns = columns_of(asked)
+            schema = found.schema()
+        return _read_off(study, schema, self._treaty.retention_days)
+
+    def _features(self, permit: Permit, side: Side, used: Dataset, columns: Columns) -> Dataset:
+        """The features of a side."""
+        study = permit.study
         name = f"features/{permit.digest[:16]}/{permit.run}/{side}"
         told = _told(columns, names.table(self._home.party, study.table.name), used)
         return Dataset(
@@ -248,6 +254,15 @@ class NodeLineage:
     def _column(self, dataset: Dataset, column: str) -> f.Origin:
         space = names.namespace(self._home.party)
         return f.Origin(namespace=space, dataset=dataset.name, column=column, kind="AGGREGATION", masked=True)
+
+
+@lru_cache(maxsize=64)
+def _read_off(study: AnyStudy, schema: ibis.Schema, retention_days: int) -> Columns:
+    """The columns of a study's features over a table of this schema: the same on each side, but for a date."""
+    table = ibis.table(schema, study.table.name)
+    if isinstance(study, Study):
+        return columns_of(expression(table, study, "train", retention_days))
+    return columns_of(counted_expression(table, study, retention_days))
 
 
 def _columns(study: AnyStudy) -> list[str]:
