@@ -25,6 +25,7 @@ import pandas as pd
 
 from ..compliance import approvals, treaty
 from ..compliance.anomalies.book import blocked
+from ..compliance.anomalies.patrol import Patrol
 from ..compliance.anomalies.questions import Question
 from ..compliance.auditlog.checkpoint import Checkpoint
 from ..compliance.auditlog.log import AuditLog
@@ -72,7 +73,13 @@ class Guard:
         self._cohorts = Cohorts(self.consent)
         self._noted: tuple[str, pd.Series[str], CohortTree, StudyKey] | None = None
         coordinator = self.treaty.coordinator
+        self.patrol: Patrol | None = None  # the watch on duty, in a node that serves
         self.heads = HeadKeeper(home.path / "log-head", coordinator.origin, coordinator.signing_key)
+
+    @property
+    def caps(self) -> dict[str, float]:
+        """ε of each purpose of the treaty, for the watch."""
+        return {terms.purpose: terms.epsilon for terms in self.treaty.purposes}
 
     @property
     def roster(self) -> Roster:
@@ -105,6 +112,8 @@ class Guard:
 
     def check_approvals(self, permit: Permit) -> None:
         """Every seat of the approval chain is filled, and the author is not blocked, now (part of check 1)."""
+        if self.patrol is not None:
+            self.patrol.require()
         reason = blocked(self.home.path / "watch.db", permit.study.author)
         if reason is not None:
             raise reason.refusal()

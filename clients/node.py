@@ -7,6 +7,7 @@ import signal
 import threading
 from pathlib import Path
 
+from ..compliance.anomalies.patrol import Patrol
 from ..errors import InputError
 from . import sources
 from .app import SiloApp
@@ -27,13 +28,19 @@ def run(path: Path) -> None:
     app = SiloApp(home)
     for name, found in check(app).items():
         _log.info("table %s of %s: %s", name, home.table, ", ".join(found))
+    patrol = Patrol(home.path, home.party, app.audit, app.guard.caps)
+    app.guard.patrol = patrol
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     _log.info(
         "node of %s: treaty %s, serving %s", home.party, app.guard.treaty_digest[:12], home.settings.server
     )
-    serve(home.link, app, stop=stop, on_event=lambda name, detail: _log.info("%s %s", name, detail))
+    patrol.start()
+    try:
+        serve(home.link, app, stop=stop, on_event=lambda name, detail: _log.info("%s %s", name, detail))
+    finally:
+        patrol.stop()
 
 
 def check(app: SiloApp) -> dict[str, tuple[str, ...]]:

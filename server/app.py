@@ -41,9 +41,11 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         desk.runs.open()
+        desk.patrol.start()
         try:
             yield
         finally:
+            desk.patrol.stop()
             desk.close()
 
     app = FastAPI(

@@ -6,6 +6,7 @@
     HOME/server.key    Ed25519; its public key is the treaty's coordinator
     HOME/server.db     tokens, studies, approvals, runs (store/)
     HOME/audit.db      the audit log
+    HOME/watch.db      what the watch of the log has learned, its alerts and blocks; watch.yaml its settings
     HOME/evidence/     released files, a directory per study
 """
 
@@ -18,6 +19,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from ..compliance import treaty as treaties
+from ..compliance.anomalies.patrol import Patrol
 from ..compliance.auditlog.log import AuditLog
 from ..compliance.treaty import Treaty
 from ..documents import Envelope, SigningKey
@@ -59,6 +61,7 @@ class Desk:
     log: AuditLog
     registry: Registry
     runs: Runs
+    patrol: Patrol
 
     @classmethod
     def open(cls, settings: Settings) -> Desk:
@@ -80,9 +83,15 @@ class Desk:
         except FoedusError:
             store.close()
             raise
-        registry = Registry(store, log, treaty, document.digest)
+        caps = {terms.purpose: terms.epsilon for terms in treaty.purposes}
+        try:
+            patrol = Patrol(home, "coordinator", log, caps)
+        except FoedusError:
+            store.close()
+            raise
+        registry = Registry(store, log, treaty, document.digest, patrol)
         runs = Runs(registry, store, log, settings.superlink, home, every=settings.watch_seconds)
-        return cls(home, document, treaty, key, store, log, registry, runs)
+        return cls(home, document, treaty, key, store, log, registry, runs, patrol)
 
     def close(self) -> None:
         self.runs.close()

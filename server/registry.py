@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, Self
 
 from ..compliance import approvals
+from ..compliance.anomalies.patrol import Patrol
 from ..compliance.auditlog.log import AuditLog
 from ..compliance.treaty import Treaty
 from ..documents import Envelope
@@ -41,8 +42,11 @@ class Standing:
 class Registry:
     """The studies of one server under one treaty."""
 
-    def __init__(self, store: Store, log: AuditLog, treaty: Treaty, treaty_digest: str) -> None:
+    def __init__(
+        self, store: Store, log: AuditLog, treaty: Treaty, treaty_digest: str, patrol: Patrol
+    ) -> None:
         self._store, self._audit, self._treaty, self._treaty_digest = store, log, treaty, treaty_digest
+        self._patrol = patrol
 
     # ── what comes in ────────────────────────────────────────────────────────────────────────────
 
@@ -51,12 +55,13 @@ class Registry:
 
         Raises:
             InputError: malformed. VerificationError: bad signature.
-            Refused: the treaty does not permit it, or it was submitted before.
+            Refused: the treaty does not permit it, it was submitted before, or the watch has blocked its author.
         """
         with _Refusals(self._audit, actor, "study.refused", body) as refusals:
             envelope = _envelope(body)
             refusals.subject = digest = envelope.digest
             study = limits.verify(envelope, self._treaty, self._treaty_digest)
+            self._patrol.admit(study.author)
             details = {
                 "title": study.title,
                 "author": study.author,
@@ -161,12 +166,13 @@ class Registry:
         return self._store.runs(row.digest)
 
     def require_runnable(self, digest: str) -> None:
-        """Raise Refused unless every approval is there and no run has finished.
+        """Raise Refused unless every approval is there, no run has finished and the watch lets the author go on.
 
         A failed or stopped study may be run again: what its nodes have spent is in *their* ledgers,
         and they refuse what would pass the cap.
         """
         row = self.find(digest)
+        self._patrol.admit(row.author)
         if "finished" in [run.status for run in self._store.runs(row.digest)]:
             raise Refused(
                 "STUDY_FINISHED",

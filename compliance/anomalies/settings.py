@@ -5,6 +5,7 @@
     zone: Europe/Berlin
     blocks: [bulk, refusals]
     k: 20
+    every_seconds: 60
     webhook: {url: "https://soc.example/hook", secret: webhook.key}
 """
 
@@ -37,6 +38,9 @@ class WatchSettings(Document):
     hours: tuple[int, int] = (7, 20)
     blocks: tuple[Rule, ...] = ()
     k: int = Field(default=20, ge=2)
+    every_seconds: int = Field(
+        default=60, ge=1, le=86_400, description="between two turns of a process on duty"
+    )
     webhook: Receiver | None = None
 
     @field_validator("weekend", "hours", "blocks", mode="before")

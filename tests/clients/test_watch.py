@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from foedus.clients.guard import Permit
 from foedus.clients.home import Home, Settings
 from foedus.compliance.anomalies.book import Book
 from foedus.compliance.anomalies.events import Reader
+from foedus.compliance.anomalies.patrol import Patrol
 from foedus.compliance.anomalies.policy import Policy
 from foedus.compliance.auditlog.log import AuditLog
 
@@ -61,6 +64,48 @@ def test_a_blocked_author_is_refused_until_released(play: Rehearsal) -> None:
     book.release("dana", "dora", "spoke with her", record=lambda: None)
     play.case.seen(NODE, refusal.log_size)
     assert play.ask(NODE, play.keys_request(NODE)).refusal is None
+
+
+def test_a_node_on_duty_watches_for_itself(play: Rehearsal) -> None:
+    home, log = play.home(NODE), audit(play.home(NODE), NODE)
+    (home / "watch.yaml").write_text("blocks: [refusals]\nevery_seconds: 1\n")
+    guard = play.grid._apps[100 + play.silos.index(NODE)].guard  # type: ignore[attr-defined]
+    guard.patrol = patrol = Patrol(home, NODE, guard.audit, guard.caps)
+    patrol.start()
+    try:
+        knock(log, "dana")
+        deadline = time.monotonic() + 20
+        while "anomaly.alert" not in (actions := [e.record["action"] for e in log.entries()]):
+            assert time.monotonic() < deadline, actions
+            time.sleep(0.05)
+        assert_refused(play, NODE, play.ask(NODE, play.keys_request(NODE)), "ACTOR_BLOCKED")
+    finally:
+        patrol.stop()
+    assert not any(thread.name == "watch" for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize("blocks", [True, False])
+def test_a_watch_that_fails_is_no_way_around_it(play: Rehearsal, blocks: bool) -> None:
+    home, log = play.home(NODE), audit(play.home(NODE), NODE)
+    (home / "watch.yaml").write_text("blocks: [bulk]\n" if blocks else "")
+    guard = play.grid._apps[100 + play.silos.index(NODE)].guard  # type: ignore[attr-defined]
+    guard.patrol = patrol = Patrol(home, NODE, guard.audit, guard.caps)
+    patrol.turn()
+    book, kept = home / "watch.db", (home / "watch.db").read_bytes()
+    book.write_bytes(b"\0" * 4096)
+    patrol.turn()
+    patrol.turn()
+    book.write_bytes(kept)  # the guard itself reads blocks from it
+    failed = [e.record["details"] for e in log.entries() if e.record["action"] == "watch.failed"]
+    assert len(failed) == 1 and "watch.db" in failed[0]["reason"]
+    answer = play.ask(NODE, play.keys_request(NODE))
+    if blocks:
+        refusal = assert_refused(play, NODE, answer, "WATCH_FAILED")
+        assert "watch.db" not in refusal.message
+        play.case.seen(NODE, refusal.log_size)
+        patrol.turn()
+        answer = play.ask(NODE, play.keys_request(NODE))
+    assert answer.refusal is None
 
 
 @pytest.fixture

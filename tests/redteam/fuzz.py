@@ -22,7 +22,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from redteam.crypt import secrets_of
 from redteam.mutations import KINDS, Mutator, contents, example
 from redteam.node_support import VICTIM, node, original, quiet
-from support.nodes import Rehearsal
+from support.nodes import Rehearsal, numbers_in
 from support.orders import copy_of, make_draft
 from support.sums import scratch
 
@@ -372,7 +372,7 @@ def _judge(stand: Stand, found: Findings, what: str, sent: RecordDict, reply: Me
         "",
         refusal.message,
     )
-    told = set(re.findall(r"\d+", about)) & stand.numbers
+    told = numbers_in(about) & stand.numbers
     if told and told - set(re.findall(r"\d+", _said(sent).decode(errors="replace"))):
         found.fault(f"a number of the silo's data in {refusal.message!r}", what)
     if refusal.log_size != stand.play.case.heads.get(VICTIM, 0):
