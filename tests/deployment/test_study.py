@@ -286,13 +286,17 @@ def coordinators(deployment: Deployment) -> list[int]:
     return found
 
 
-def test_a_count_goes_the_same_way_and_its_evidence_is_not_for_the_scientist(stage: Stage, tmp_path: Path) -> None:
+def test_a_count_goes_the_same_way_and_its_evidence_is_not_for_the_scientist(
+    stage: Stage, tmp_path: Path
+) -> None:
     digest = submit(stage, make_count(privacy={"epsilon": 1.0}, trip_seconds=8.0))
     _, events = follow(stage, digest)
     assert [e.kind for e in events][-1] == "finished"
     with client(stage.deployment, stage.world, "dana", Role.SCIENTIST) as scientist:
         (listed,) = scientist.results(digest)
-        assert listed["name"] == "table.json" and b'"under_k":1e-6' in scientist.download(digest, "table.json")
+        assert listed["name"] == "table.json" and b'"under_k":1e-6' in scientist.download(
+            digest, "table.json"
+        )
         with pytest.raises(Refused, match="for officers and partners"):
             scientist.download(digest, "evidence.zip")
     with client(stage.deployment, stage.world, "delia", Role.OFFICER) as officer:
