@@ -294,7 +294,7 @@ def test_a_count_goes_the_same_way_and_its_evidence_is_not_for_the_scientist(
     assert [e.kind for e in events][-1] == "finished"
     with client(stage.deployment, stage.world, "dana", Role.SCIENTIST) as scientist:
         (listed,) = scientist.results(digest)
-        assert listed["name"] == "table.json" and b'"under_k":1e-6' in scientist.download(
+        assert listed["name"] == "table.json" and b'"under_k":0.000001' in scientist.download(
             digest, "table.json"
         )
         with pytest.raises(Refused, match="for officers and partners"):
