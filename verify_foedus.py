@@ -946,7 +946,7 @@ def count_study_of(found: dict[str, Any]) -> dict[str, Any]:
 def labels_of(key: dict[str, Any]) -> list[str]:
     """The groups of one side of a table, in their order."""
     if key["cuts"] is not None:
-        cuts = [f"{c:g}" for c in key["cuts"]]
+        cuts = [f"{c:.12g}" for c in key["cuts"]]
         own = [f"< {cuts[0]}", *(f"{a} to < {b}" for a, b in pairwise(cuts)), f">= {cuts[-1]}"]
     elif key["levels"] is not None:
         own = list(key["levels"])

@@ -109,7 +109,7 @@ def content(frame: pd.DataFrame) -> str:
 
 
 def node_of(table: Path) -> Path | None:
-    """The node in whose directory a table lies, or that names it as its own; None if it is of no node seen from there."""
+    """The node in whose directory a table lies, or None."""
     for folder in table.resolve().parents:
         if (folder / "node.yaml").is_file():
             return folder

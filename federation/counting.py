@@ -98,7 +98,7 @@ class Key(Document):
     def labels(self) -> tuple[str, ...]:
         """The groups' labels, in order; `other` is the last. Those of `groups` by code point: signed JSON has no order."""
         if self.cuts is not None:
-            first, *rest = (f"{c:g}" for c in self.cuts)
+            first, *rest = (f"{c:.12g}" for c in self.cuts)
             between = tuple(f"{a} to < {b}" for a, b in pairwise([first, *rest]))
             own: tuple[str, ...] = (f"< {first}", *between, f">= {[first, *rest][-1]}")
         else:

@@ -510,25 +510,7 @@ class _Bundle:
         if canonical(told["count"]) != canonical(study.count.model_dump(mode="json")):
             raise VerificationError("the table counts something else than the study")
         expected = count.table(self._totals[1], study, self.treaty, len(self.survivors[1]))
-        claimed = told["table"]
-        _only(claimed, set(expected), "the table")
-        if len(claimed["cells"]) != len(expected["cells"]):
-            raise VerificationError("the table has other cells than the study")
-        for theirs, ours in zip(claimed["cells"], expected["cells"], strict=True):
-            where = " / ".join(ours["cell"])
-            if theirs.get("count") is not None and ours["count"] is None:
-                raise VerificationError(
-                    f"the cell {where} is shown, and does not pass the gate of k = {study.k}"
-                )
-            _only(theirs, set(ours), f"the cell {where}")
-            if theirs["cell"] != ours["cell"] or (theirs["count"] is None) != (ours["count"] is None):
-                raise VerificationError(f"the cell {where} is not the one that the sum gives")
-            for field in set(ours) - {"cell"} if ours["count"] is not None else ():
-                self._compare(f"the {field} of the cell {where}", theirs[field], ours[field])
-        for field in ("least", "noise", "under_k", "k", "silos", "shown"):
-            self._compare(f"the table's {field}", claimed[field], expected[field])
-        if (claimed["by"], claimed["of"]) != (expected["by"], expected["of"]):
-            raise VerificationError("the table names other columns than the study")
+        count.require_equal(told["table"], expected, self._compare)
         self.metrics = {"cells": len(expected["cells"]), "shown": expected["shown"], "table": expected}
         return (
             f"{expected['shown']} of {len(expected['cells'])} cells pass the gate of k = {study.k} on the union,"

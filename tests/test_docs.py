@@ -41,6 +41,7 @@ from foedus.compliance.treaty import Coordinator, Person, PurposeTerms, Treaty
 from foedus.demo.data import Orders
 from foedus.demo.simulate import simulate
 from foedus.documents import Envelope, SigningKey
+from foedus.federation.counting import Count, CountDraft, Key
 from foedus.federation.study import Draft
 
 ROOT = Path(__file__).parent.parent
@@ -375,6 +376,14 @@ def test_every_field_of_a_draft_is_documented() -> None:
             told = documented[name]
             written = getattr(field.default, "name", field.default)  # a mode is written by its name
             assert (None if told == "none" else yaml.safe_load(told)) == written, name
+
+
+def test_every_field_of_a_count_is_documented() -> None:
+    keys = {*Key.model_fields, "hierarchy", "level"}
+    documented = set(table(ROOT / "docs" / "for-scientists.md", "of a count"))
+    # The second name in a cell counts as well; `column` … `upper` of a quantity stand in its sentence.
+    assert documented == {f"count.by.{n}" for n in keys} | {f"count.{n}" for n in Count.model_fields} | {"k"}
+    assert set(CountDraft.model_fields) <= set(Draft.model_fields) | {"count", "k"}
 
 
 def test_every_field_of_a_treaty_is_documented() -> None:

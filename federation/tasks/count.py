@@ -6,6 +6,7 @@ can whoever holds the evidence.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy.typing as npt
 
 from ...compliance.gate import UNDER_K, least_shown
 from ...compliance.treaty import Treaty
-from ...errors import InputError
+from ...errors import InputError, VerificationError
 from ...privacy.noise import Keystream
 from ..counting import CountStudy
 
@@ -105,3 +106,34 @@ def table(total: Integers, study: CountStudy, treaty: Treaty, silos: int) -> dic
         "shown": int(shown.sum()),
         "cells": cells,
     }
+
+
+def require_equal(
+    claimed: Mapping[str, Any], expected: Mapping[str, Any], same: Callable[[str, Any, Any], None]
+) -> None:
+    """Raise unless a table that is claimed is the one that the sum gives.
+
+    Args:
+        expected: as `table` gives it. same: (what, claimed, recomputed) raises unless two numbers are equal.
+
+    Raises:
+        VerificationError: a cell under the gate is shown, one is held back, or anything else differs.
+    """
+    if set(claimed) != set(expected) or len(claimed["cells"]) != len(expected["cells"]):
+        raise VerificationError("the table has other fields or other cells than the study's")
+    for theirs, ours in zip(claimed["cells"], expected["cells"], strict=True):
+        where = " / ".join(ours["cell"])
+        if theirs.get("count") is not None and ours["count"] is None:
+            raise VerificationError(
+                f"the cell {where} is shown, and does not pass the gate of k = {expected['k']}"
+            )
+        if set(theirs) != set(ours) or theirs["cell"] != ours["cell"]:
+            raise VerificationError(f"the cell {where} has other fields or labels than the study's")
+        if (theirs["count"] is None) != (ours["count"] is None):
+            raise VerificationError(f"the cell {where} passes the gate, and is not shown")
+        for field in set(ours) - {"cell"} if ours["count"] is not None else ():
+            same(f"the {field} of the cell {where}", theirs[field], ours[field])
+    for field in ("least", "noise", "under_k", "k", "silos", "shown"):
+        same(f"the table's {field}", claimed[field], expected[field])
+    if (claimed["by"], claimed["of"]) != (expected["by"], expected["of"]):
+        raise VerificationError("the table names other columns than the study")

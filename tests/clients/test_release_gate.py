@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -136,12 +137,23 @@ def test_rows_are_in_no_order_that_tells_who_is_who_and_each_export_is_logged(
 
 
 def test_the_same_export_again_is_the_same_and_another_is_refused(
-    run: tuple[World, Simulated], exported: dict[str, pd.DataFrame], tmp_path: Path
+    run: tuple[World, Simulated],
+    exported: dict[str, pd.DataFrame],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     world, found = run
     home = Home.load(world.homes["dune-media"])
-    export(home, found.evidence, tmp_path / "again.parquet", keep=["amount"])
-    assert pd.read_parquet(tmp_path / "again.parquet").equals(exported["dune-media"])
+    again = tmp_path / "again.parquet"
+    with pytest.raises(SystemExit) as end:
+        cli.main(["mask-union", str(home.path), str(found.evidence), "--keep", "amount", "--out", str(again)])
+    said = " ".join(capsys.readouterr().out.split())
+    assert (
+        end.value.code == 0
+        and "k = 10 on the union" in said
+        and "only together with the other silos' rows" in said
+    )
+    assert pd.read_parquet(again).equals(exported["dune-media"]) and again.stat().st_mode & 0o777 == 0o600
     with pytest.raises(Refused, match="could be intersected") as refused:
         export(home, found.evidence, tmp_path / "other.parquet")
     assert refused.value.code == "SECOND_PARTITION" and not (tmp_path / "other.parquet").exists()
@@ -162,10 +174,8 @@ def test_evidence_that_does_not_hold_is_not_current_or_is_of_another_kind_vouche
     bundle.release("table.json", lift)
     with pytest.raises(FoedusError, match="does not pass the gate"):
         export(home, bundle.write(tmp_path / "evidence.zip"), out)
-    import datetime as dt
-
     with pytest.raises(Refused, match="who has withdrawn since") as refused:
-        export(home, found.evidence, out, now=dt.datetime.now(dt.UTC) + MAX_AGE + dt.timedelta(hours=1))
+        export(home, found.evidence, out, now=datetime.now(UTC) + MAX_AGE + timedelta(hours=1))
     assert refused.value.code == "COUNT_TOO_OLD"
     for keep, said in ((["mail"], "'mail' names|seems to name"), (["customer"], "names the customers"), (["x"], "no column 'x'"),
                        (["age"], "exported as its groups")):  # fmt: skip
@@ -330,17 +340,15 @@ def commands(group: click.Group, path: str = "") -> Iterator[tuple[str, click.Co
 
 
 def test_every_command_that_writes_a_file_is_gated_or_writes_nothing_of_customers_for_others() -> None:
+    every = dict(commands(typer.main.get_command(cli.app)))  # type: ignore[arg-type]
     writing = {
         name
-        for name, command in commands(typer.main.get_command(cli.app))  # type: ignore[arg-type]
-        if any(
-            isinstance(p, click.Option) and p.name in ("out", "report", "picture", "directory")
-            for p in command.params
-        )
+        for name, command in every.items()
+        if any(isinstance(p, click.Option) and p.name in WRITES for p in command.params)
     }
     strangers = writing - set(GATED) - set(STAYS)
     assert not strangers, f"write files and are on neither list: {sorted(strangers)}"
-    assert set(GATED) <= writing
+    assert set(GATED) <= writing and set(STAYS) <= set(every)
 
 
 def test_tables_are_written_by_the_gated_and_the_named_only() -> None:

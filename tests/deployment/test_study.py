@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.orders import make_draft, order_log
+from support.orders import make_count, make_draft, order_log
 
 from foedus.clients.home import Home
 from foedus.compliance.auditlog.log import AuditLog
@@ -26,7 +26,7 @@ from foedus.demo.simulate import prepare
 from foedus.demo.world import World
 from foedus.documents import Envelope
 from foedus.errors import FoedusError, Refused
-from foedus.federation.study import Draft
+from foedus.federation.study import AnyDraft
 from foedus.federation.verification import Report, verify
 from foedus.privacy.ledger import Ledger
 from foedus.server.auth import Role
@@ -55,7 +55,7 @@ class Stage:
     report: Report | None = None
 
 
-def submit(stage: Stage, draft: Draft) -> str:
+def submit(stage: Stage, draft: AnyDraft) -> str:
     """Sign, submit and approve a study by everybody it needs."""
     study, envelope = stage.world.sign_study(draft)
     with client(stage.deployment, stage.world, "dana", Role.SCIENTIST) as scientist:
@@ -302,3 +302,23 @@ def coordinators(deployment: Deployment) -> list[int]:
             if b"flwr-serverapp" in Path(f"/proc/{pid}/cmdline").read_bytes():
                 found.append(pid)
     return found
+
+
+def test_a_count_goes_the_same_way_and_its_evidence_is_not_for_the_scientist(
+    stage: Stage, tmp_path: Path
+) -> None:
+    digest = submit(stage, make_count(privacy={"epsilon": 1.0}, trip_seconds=8.0))
+    _, events = follow(stage, digest)
+    assert [e.kind for e in events][-1] == "finished"
+    with client(stage.deployment, stage.world, "dana", Role.SCIENTIST) as scientist:
+        (listed,) = scientist.results(digest)
+        assert listed["name"] == "table.json" and b'"under_k":0.000001' in scientist.download(
+            digest, "table.json"
+        )
+        with pytest.raises(Refused, match="for officers and partners"):
+            scientist.download(digest, "evidence.zip")
+    with client(stage.deployment, stage.world, "delia", Role.OFFICER) as officer:
+        found = next(r for r in officer.results(digest) if r["name"] == "evidence.zip")
+        path = officer.save_result(digest, found, tmp_path)
+    report = verify(path, own_treaty=stage.world.homes["aster-music"] / "treaty.json")
+    assert report.metrics["cells"] == 16 and report.epsilon <= 1.0

@@ -43,6 +43,7 @@ from foedus.federation.tasks import count
 from foedus.federation.verification import verify
 from foedus.privacy.ledger import Ledger
 from foedus.privacy.noise import Keystream, discrete_gaussian
+from foedus.server.checkpoint import Checkpoint
 from foedus.server.coordinator import conduct
 
 HERE = Path(__file__).parent
@@ -64,9 +65,8 @@ def counted_world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 @pytest.fixture(scope="module")
-def run(counted_world: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[World, Simulated]:
-    world = copy_of(counted_world, tmp_path_factory.mktemp("run") / "world")
-    return world, simulate(world, make_count())
+def run(good_count: Any) -> tuple[World, Simulated]:
+    return good_count.world, good_count.run
 
 
 @pytest.fixture
@@ -179,6 +179,32 @@ def test_both_accept_counts_under_other_noise(
     assert report.metrics["shown"] == released(found)["table"]["shown"] >= 1
     assert one_file.main([str(found.evidence), "--treaty", str(world.server / "treaty.json")]) == 0
     assert f"{mode} noise" in capsys.readouterr().out
+
+
+def test_a_server_that_is_killed_with_the_sum_in_hand_goes_on_to_the_same_table(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    grid, case = prepare(world, make_count())
+    real = Checkpoint.keep
+
+    def deadly(kept: Checkpoint, name: str, value: Any) -> None:
+        real(kept, name, value)
+        if name == "receipts":
+            raise Killed(name)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed, match="receipts"):
+        patch.setattr(Checkpoint, "keep", deadly)
+        conduct(grid, case)
+    again = replace(case, batches=[], sums=[])
+    report = verify(conduct(grid, again))
+    assert report.metrics["table"] == json.loads((again.out / "table.json").read_bytes())["payload"]["table"]
+    assert all(
+        Ledger(path / "ledger.db").epsilon(1e-5) == pytest.approx(report.epsilon, abs=1e-6)
+        for path in world.homes.values()
+    )
 
 
 # ── who cheats ───────────────────────────────────────────────────────────────────────────────────
