@@ -202,6 +202,7 @@ class Case:
         submitted, approved = ([i for i, _ in self.mine(a)] for a in ("study.submitted", "study.approved"))
         must(bool(submitted) and len(approved) >= self.seats, "the log lacks the submission, or approvals")
         must(submitted[0] < approved[0] and approved[-1] < self.started, "submitted, approved, started: not in this order")
+        must(not self.mine("study.rejected"), "an approver has taken back their approval, and yet it was released")
         missing = ", ".join(sorted(set(self.parties) - set(self.cosigned)))
         must(len(self.cosigned) >= self.quorum,
              f"the head is cosigned by {len(self.cosigned)} parties, {self.quorum} must; missing: {missing}")

@@ -44,6 +44,7 @@ from .follower import Follower, digest
 from .guard import Guard, Permit
 from .home import Home
 from .lineage import NodeLineage
+from .revocations import REVOKED
 from .trainer import Trainer, side_of
 from .witnessing import LOG_CONTRADICTED
 
@@ -70,6 +71,7 @@ _TELLABLE = frozenset(
         "NO_SET_UP",
         "OTHER_TREATY",
         "PURPOSE_NOT_PERMITTED",
+        REVOKED,
         "SELF_APPROVAL",
         "STUDY_REJECTED",
         "SUM_ALTERED",

@@ -147,6 +147,31 @@ def check(directory: Directory) -> None:
 
 
 @node_app.command()
+def revoke(
+    directory: Directory,
+    file: Annotated[
+        Path, typer.Argument(help="A signed rejection (foedus study revoke --out FILE).", show_default=False)
+    ],
+) -> None:
+    """Hand the node an approver's signed rejection: it gives nothing more to that study, whatever the server says.
+
+    Example: foedus node revoke node rejection.json
+    """
+    from ..compliance import treaty as treaties
+    from ..compliance.auditlog.log import AuditLog
+    from ..documents import Envelope
+    from .home import Home
+    from .revocations import Revocations
+
+    home = Home.load(directory)
+    document, treaty = treaties.load(directory / "treaty.json")
+    audit = AuditLog(directory / "audit.db", f"foedus node {home.party}")
+    kept = Revocations(directory / "revoked.db", audit, home.party)
+    study = kept.take(Envelope.load(file), treaty, document.digest)
+    typer.echo(f"study {study[:12]} is refused from its next message on")
+
+
+@node_app.command()
 def run(directory: Directory) -> None:
     """Serve the node until interrupted: it answers studies its treaty permits, and refuses the rest.
 

@@ -36,7 +36,7 @@ from ..compliance.consent.membership import CohortTree, StudyKey
 from ..documents import Envelope, Payload, parse_json
 from ..errors import InputError, ProtocolError, Refused, VerificationError
 from ..federation import ledger_heads, limits
-from ..federation.messages import LOG_SIZE_UNKNOWN, KeysRequest, LoggedEntry, LogHead
+from ..federation.messages import LOG_SIZE_UNKNOWN, KeysRequest, LoggedEntry, LogHead, LogHistory
 from ..federation.rounds import RoundPlan
 from ..federation.study import AnyStudy
 from ..privacy.events import Event
@@ -46,7 +46,11 @@ from . import uses
 from .budget import Budget
 from .cohort import Cohort, Cohorts, ask_of
 from .home import Home
+from .revocations import Revocations
 from .witnessing import Witness, check_clear
+
+Records = Sequence[tuple[int, dict[str, Any]]]
+"""Entries of the server's log with their indices."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ class Guard:
         self.noted: Entry | None = None  # of the cohort that was noted last
         self._noted: tuple[str, pd.Series[str], CohortTree, StudyKey] | None = None
         coordinator = self.treaty.coordinator
+        self.revocations = Revocations(home.path / "revoked.db", self.audit, home.party)
         self.patrol: Patrol | None = None  # the watch on duty, in a node that serves
         self.heads = HeadKeeper(home.path / "log-head", coordinator.origin, coordinator.signing_key)
         self.witness = Witness(self.treaty, home.party, self.identity, home.path / "log-head.cosigned")
@@ -115,9 +120,10 @@ class Guard:
         return permit
 
     def check_approvals(self, permit: Permit) -> None:
-        """Every seat of the approval chain is filled, and the author is not blocked, now (part of check 1)."""
+        """Every seat of the approval chain is filled, nobody has taken it back, and the author is not blocked, now (part of check 1)."""
         if self.patrol is not None:
             self.patrol.require()
+        self.revocations.require_none(permit.digest)
         reason = blocked(self.home.path / "watch.db", permit.study.author)
         if reason is not None:
             raise reason.refusal()
@@ -133,12 +139,14 @@ class Guard:
         uses.of_study(permit.study, self.ask(permit).categories, self.treaty, approved=True)
 
     def advance_log(
-        self, log: LogHead, accept: Callable[[Checkpoint, Checkpoint], None] = lambda kept, offered: None
+        self, log: LogHead, accept: Callable[[Checkpoint, Records], None] = lambda offered, new: None
     ) -> Checkpoint:
         """Check 2: the log's head extends the one kept here, which it replaces on disk.
 
+        Every entry in between is shown, so that no revocation can be held back; what they revoke is kept here first.
+
         Args:
-            accept: one more check of the two heads, before that.
+            accept: one more check, before that, of the head offered and the entries in between.
 
         Raises:
             Refused: the proof starts at another size than this node saw last: no fork, the server lost
@@ -152,7 +160,13 @@ class Guard:
             raise Refused(
                 LOG_SIZE_UNKNOWN, f"the log's proof starts at {log.since} entries, this node has seen {seen}"
             )
-        return self.heads.advance(log.note, log.proof_bytes(), accept=accept)
+
+        def read(kept: Checkpoint, offered: Checkpoint) -> None:
+            new = _shown(log.history, kept, offered)
+            accept(offered, new)
+            self.revocations.read(record for _, record in new)
+
+        return self.heads.advance(log.note, log.proof_bytes(), accept=read)
 
     def cosign(self) -> tuple[int, str]:
         """The size of the head kept here, which `advance_log` has checked, and this party's cosignature of it."""
@@ -169,35 +183,20 @@ class Guard:
         """Check 2, second half: one of these heads is shown under the cosignatures of the treaty's quorum (`witnessing`)."""
         self.witness.require(self.witness.read(note, self.heads), *wanted)
 
-    def _find_anchors(self, request: KeysRequest, kept: Checkpoint, offered: Checkpoint) -> None:
+    def _find_anchors(self, request: KeysRequest, offered: Checkpoint, new: Records) -> None:
         """Check 4, first half: no head of this silo's ledger in the server's log is ahead of the ledger.
 
-        1. The server shows every entry since the head kept here: they make the tree of the head offered, so
-           none is held back. After a restore of the whole directory the head kept is an old one, and what
-           this node stated since is among them.
+        1. The server shows every entry since the head kept here (`advance_log`). After a restore of the whole directory
+           the head kept is an old one, and what this node stated since is among them.
         2. It shows the last entry with a head of this silo's ledger, in case the head kept is newer than
            ledger and audit log are.
         """
-        records: list[tuple[int, str]] = []
-        # 1.
-        if request.history is None:
-            raise ProtocolError("the entries of the audit log since the head kept here are not shown")
-        edge, size = request.history.edge_bytes(), kept.size
-        if len(edge) != size.bit_count() or root_from_edge(edge) != kept.root:
-            raise VerificationError("the audit log's right edge is not that of the head kept here")
-        for body in request.history.entries:
-            edge = grow(edge, size, leaf_hash(body.encode()))[1]
-            records.append((size, body))
-            size += 1
-        if size != offered.size or root_from_edge(edge) != offered.root:
-            raise VerificationError("the audit log's entries since the head kept here are not all shown")
-        # 2.
-        if request.anchor is not None:
+        records = list(new)  # 1.
+        if request.anchor is not None:  # 2.
             self._check_included(request.anchor, offered)
-            records.append((request.anchor.index, request.anchor.body))
+            records.append((request.anchor.index, _record(request.anchor.index, request.anchor.body)))
         party = self.home.party
-        for index, body in records:
-            record = _record(index, body)
+        for index, record in records:
             if party in ledger_heads.silos_in(record):
                 stated = ledger_heads.stated_in(record, party)
                 self.budget.anchored(ledger_heads.read(stated, party, self.identity.public).head, index)
@@ -285,6 +284,27 @@ class Guard:
     def worst_event(self, plan: RoundPlan) -> Event:
         """A round's event when just the threshold survives."""
         return plan.cost(self.treaty.threshold, self.treaty)
+
+
+def _shown(history: LogHistory | None, kept: Checkpoint, offered: Checkpoint) -> Records:
+    """Every entry between two heads of the server's log, with its index; none is held back.
+
+    Raises:
+        ProtocolError, VerificationError: they are not shown, or do not make the tree of the head offered.
+    """
+    if history is None:
+        raise ProtocolError("the entries of the audit log since the head kept here are not shown")
+    edge, size = history.edge_bytes(), kept.size
+    if len(edge) != size.bit_count() or root_from_edge(edge) != kept.root:
+        raise VerificationError("the audit log's right edge is not that of the head kept here")
+    records: list[tuple[int, dict[str, Any]]] = []
+    for body in history.entries:
+        edge = grow(edge, size, leaf_hash(body.encode()))[1]
+        records.append((size, _record(size, body)))
+        size += 1
+    if size != offered.size or root_from_edge(edge) != offered.root:
+        raise VerificationError("the audit log's entries since the head kept here are not all shown")
+    return records
 
 
 def _record(index: int, body: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@
     audit.db       the node's own audit log; what it has sealed is in audit-payloads.db, the keys in audit-keys/
     lineage.db     the node's own lineage (OpenLineage events)
     subjects.db    which customers went into what, under pseudonyms keyed by lineage.key (both mode 0600)
+    revoked.db     studies that an approver has taken back
     watch.db       what the watch has learned, its alerts and blocks; watch.yaml its settings
 """
 

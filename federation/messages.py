@@ -76,16 +76,32 @@ def _fields(message: Message) -> tuple[str, Any, bytes]:
         raise ProtocolError(f"malformed {action!r} message: {error.message}") from error
 
 
+class LogHistory(Document):
+    """Every entry of the audit log since the head that the node keeps, so that none can be held back.
+
+    `edge` is the right edge of the tree that the node keeps the root of (`merkle.right_edge`), from which
+    the entries, in order, make the tree of the head sent beside it.
+    """
+
+    edge: list[str] = Field(max_length=64)
+    entries: list[str]
+
+    def edge_bytes(self) -> list[bytes]:
+        return _hashes(self.edge)
+
+
 class LogHead(Document):
     """The audit log's signed head, and the proof that it extends what this node saw last.
 
     `note` is a C2SP checkpoint; `proof` the RFC 9162 consistency proof from `since`, the size the server
     believes this node saw last. A node that saw another refuses with `LOG_SIZE_UNKNOWN` and its own size.
+    Without `history` it refuses: a revocation could be held back.
     """
 
     note: str = Field(max_length=4096)
     since: Whole
     proof: list[str] = Field(max_length=64)
+    history: LogHistory | None = None
 
     def proof_bytes(self) -> list[bytes]:
         return _hashes(self.proof)
@@ -100,20 +116,6 @@ class LoggedEntry(Document):
 
     def proof_bytes(self) -> list[bytes]:
         return _hashes(self.proof)
-
-
-class LogHistory(Document):
-    """Every entry of the audit log since the head that the node keeps, so that none can be held back.
-
-    `edge` is the right edge of the tree that the node keeps the root of (`merkle.right_edge`), from which
-    the entries, in order, make the tree of the head sent beside it.
-    """
-
-    edge: list[str] = Field(max_length=64)
-    entries: list[str]
-
-    def edge_bytes(self) -> list[bytes]:
-        return _hashes(self.edge)
 
 
 def _hashes(proof: list[str]) -> list[bytes]:
@@ -138,7 +140,6 @@ class KeysRequest(Content):
     log: LogHead
     started: LoggedEntry
     anchor: LoggedEntry | None = None
-    history: LogHistory | None = None
 
 
 class KeysReply(Content):

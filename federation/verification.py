@@ -278,6 +278,10 @@ class _Bundle:
             raise VerificationError("the log lacks the submission, or an approval")
         if not submitted[0][0] < approved[0][0] <= approved[-1][0] < self._started:
             raise VerificationError("submission, approvals and start do not stand in the log in this order")
+        if self._mine("study.rejected"):
+            raise VerificationError(
+                "an approver has taken back their approval of this study, and yet it was released"
+            )
         by = require_quorum(note, self.treaty.witnesses, self.treaty.quorum)
         return (
             f"{head.size} entries hash to the signed head, cosigned by {len(by)} of {len(self.treaty.parties)} parties; "

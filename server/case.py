@@ -141,7 +141,11 @@ class Case:
         size = int(note.split("\n")[1])
         seen = min(self.heads.get(silo, 0), size)
         proof = self.log.consistency_proof(seen, size) if seen else []
-        return m.LogHead(note=note, since=seen, proof=[b64(h) for h in proof]), size
+        history = m.LogHistory(
+            edge=[b64(h) for h in self.log.edge(seen)],
+            entries=[entry.body.decode() for entry in self.log.entries(seen, size)],
+        )
+        return m.LogHead(note=note, since=seen, proof=[b64(h) for h in proof], history=history), size
 
     def seen(self, silo: str, size: int) -> None:
         """A silo acknowledged the log up to `size`."""
@@ -173,10 +177,6 @@ class Case:
             raise InputError(f"run {self.run} is not in the audit log")
         head, size = self._head(silo)
         anchor = self._anchors.get(silo)
-        history = m.LogHistory(
-            edge=[b64(h) for h in self.log.edge(head.since)],
-            entries=[entry.body.decode() for entry in self.log.entries(head.since, size)],
-        )
         return m.KeysRequest(
             study=self.study_envelope.to_json(),
             approvals=[a.to_json() for a in self.approvals],
@@ -186,5 +186,4 @@ class Case:
             log=head,
             started=self._logged(self._start, size),
             anchor=None if anchor is None else self._logged(anchor, size),
-            history=history,
         )

@@ -169,6 +169,15 @@ class Registry:
             return Standing("failed", lacking)
         return Standing("submitted" if lacking else "approved", lacking)
 
+    def rejected(self, digest: str) -> str | None:
+        """Who said no to a study, in a sentence; None if nobody did."""
+        try:
+            row = self.find(digest)
+            self._missing(row, self._store.approvals(row.digest), datetime.now(UTC))
+        except Refused as error:
+            return error.message
+        return None
+
     def runs(self, row: StudyRow) -> list[RunRow]:
         return self._store.runs(row.digest)
 

@@ -174,9 +174,18 @@ class Runs:
         A coordinator that ends a run notes how before it leaves; a run that is over without such an event
         was killed or crashed, whatever Flower calls it.
         """
+        self.stop_rejected()
         with self._ending:
             for row in self._store.runs(status="running"):
                 self._look_at(row)
+
+    def stop_rejected(self) -> None:
+        """Stop active runs of studies that an approver has taken back meanwhile."""
+        for row in self._store.runs(status="running"):
+            reason = self._registry.rejected(row.study)
+            if reason is not None:
+                _log.warning("run %s is stopped: %s", row.id, reason)
+                self.stop(row.id, actor="coordinator")
 
     def _look_at(self, row: RunRow) -> None:
         attempt = self._store.attempts(row.id)[-1]

@@ -239,6 +239,48 @@ def approve(
 
     Example: foedus study approve 3f2a9c01 --approver dora --key dora.key --treaty treaty.json --ca ca.crt
     """
+    _decide(study, approver, key, treaty, days, server, token_file, ca, reject=reject)
+
+
+@study_app.command()
+def revoke(
+    study: Annotated[list[str], typer.Argument(help="Digests, 8 digits or more.", show_default=False)],
+    approver: Annotated[str, typer.Option(help="Your name in the treaty.", show_default=False)],
+    key: KeyFile,
+    treaty: TreatyFile,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Also write what you signed here, to hand to your own node.", show_default=False),
+    ] = None,
+    server: Server = DEFAULT_SERVER,
+    token_file: TokenFile = None,
+    ca: Ca = None,
+) -> None:
+    """Take back your approval of studies; that is final. A running study stops before its next round.
+
+    The server stops it, and logs it; every node that is shown the log refuses the next round, whatever the server does. Should
+    the server keep it back: `foedus node revoke NODE FILE` with the file of --out.
+
+    Example: foedus study revoke 3f2a9c01 --approver dora --key dora.key --treaty treaty.json --ca ca.crt
+    """
+    if out is not None and len(study) != 1:
+        raise InputError("--out is for one study", remedy="revoke them one by one")
+    _decide(study, approver, key, treaty, 366, server, token_file, ca, reject=True, out=out)
+
+
+def _decide(
+    study: list[str],
+    approver: str,
+    key: Path,
+    treaty: Path,
+    days: int,
+    server: str,
+    token_file: Path | None,
+    ca: Path | None,
+    *,
+    reject: bool,
+    out: Path | None = None,
+) -> None:
     document, content = treaties.load(treaty)
     who = next((a for a in content.approvers if a.name == approver), None)
     if who is None:
@@ -260,6 +302,8 @@ def approve(
                 expires=datetime.now(UTC) + timedelta(days=days),
                 decision="reject" if reject else "approve",
             )
+            if out is not None:
+                out.write_bytes(decision.dumps())
             after = client.approve(envelope.digest, decision)
             print_decision(plan, content, after, rejected=reject)
 

@@ -22,7 +22,8 @@ def decide(
 ) -> dict[str, Any]:
     """File an approval or a rejection; the body is its envelope.
 
-    Whose decision it is stands in its signature, not in the token that carries it.
+    A rejection stops the study's run, if it is running. Whose decision it is stands in its signature, not in the token that carries it.
     """
     desk.registry.decide(digest, body, actor=caller.name)
+    desk.runs.stop_rejected()
     return summary(desk, desk.registry.find(digest))
