@@ -96,7 +96,7 @@ def log_sql(
 
     Example: foedus server log-sql --role foedus_app > log.sql
     """
-    from ..compliance.auditlog.postgres import ddl
+    from ..compliance.auditlog.postgres_schema import ddl
 
     typer.echo(ddl(role, schema), nl=False)
 

@@ -18,7 +18,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from foedus.compliance.auditlog import postgres
+from foedus.compliance.auditlog import postgres_schema
 from foedus.compliance.auditlog.log import AuditLog
 
 from . import log_attacks
@@ -103,7 +103,7 @@ class Cluster:
     def log(self) -> str:
         """The URL of a new, empty log."""
         schema = f"log_{next(_numbers)}"
-        self.execute(postgres.ddl("app", schema))
+        self.execute(postgres_schema.ddl("app", schema))
         return self.url(schema=schema)
 
     def _run(self, command: Sequence[str]) -> None:
