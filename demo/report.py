@@ -24,7 +24,7 @@ CHECKS = {
     "treaty": "Every partner signed the treaty that the study ran under.",
     "study": "Its author signed the study, and the treaty permits its purpose, ε, δ and noise.",
     "approvals": "Everyone the treaty asks had approved before the start, and nobody their own study.",
-    "audit log": "No entry of the log was changed or removed, and the steps were taken in the right order.",
+    "audit log": "No entry of the log was changed or removed, a quorum of nodes signed its head, and the steps were in the right order.",
     "keys": "The encryption keys are the partners' own, made for this study and this run.",
     "rounds": "In every round enough silos took part, all were told the same, and its sum is in the log.",
     "epsilon": "The privacy cost, recomputed from the noise and the silos there really were, is allowed.",

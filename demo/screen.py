@@ -34,6 +34,7 @@ KINDS = {
     "confirm": "a signed statement of whose vectors are in the sum",
     "answer": "parts of what opens the sum of all survivors, and nothing else",
     "receipt": "a signed statement of the ε paid, the sums checked and the audit log seen",
+    "witness": "a signature under the head of the audit log that the node has checked",
     "refusal": "the code of the rule that was not met",
 }
 """Kind of message that leaves a silo, in the protocol's order -> what is in it."""

@@ -220,7 +220,7 @@ class Outsider:
             ("GET", f"/v1/studies/{digest}/results"), ("GET", f"/v1/studies/{digest}/results/evidence.zip"),
             ("GET", "/v1/runs/1"), ("GET", "/v1/runs/1/events"), ("POST", "/v1/runs/1/stop"), ("GET", "/v1/treaty"),
             ("GET", "/v1/tokens"), ("POST", "/v1/tokens"), ("DELETE", "/v1/tokens/00000000"),
-            ("GET", "/v1/log/checkpoint"), ("GET", "/v1/log/entries"), ("GET", "/v1/log/proof/inclusion?index=0&size=1"),
+            ("GET", "/v1/log/checkpoint"), ("GET", "/v1/log/checkpoint/cosigned"), ("GET", "/v1/log/entries"), ("GET", "/v1/log/proof/inclusion?index=0&size=1"),
         ]  # fmt: skip
         tokens = [None, "Bearer foedus_" + "0" * 8 + "_" + "0" * 64, "Bearer x", "Basic YWRtaW46YWRtaW4="]
         for method, path in routes:

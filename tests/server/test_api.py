@@ -45,6 +45,7 @@ ROUTES: list[tuple[str, str, set[str]]] = [
     ("GET", "/v1/runs/1/events", ANY),
     ("POST", "/v1/runs/1/stop", {"scientist", "admin", "officer"}),
     ("GET", "/v1/log/checkpoint", READERS),
+    ("GET", "/v1/log/checkpoint/cosigned", READERS),
     ("GET", "/v1/log/entries", READERS),
     ("GET", "/v1/log/payload?index=0", READERS),
     ("GET", "/v1/log/proof/consistency?old=0&new=0", READERS),
