@@ -105,7 +105,7 @@ def _measures(s: Sources) -> list[Block]:
             says.budget(s),
             *says.ledger(s),
         ),
-        paragraph(note("how_budget"), note("how_log"), note("what_epsilon"), note("what_epsilon_is_not")),
+        paragraph(note("how_budget"), note("how_log")),
     ]
 
 

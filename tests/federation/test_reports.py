@@ -208,7 +208,7 @@ def caught(text: str, sources: Sources) -> str:
     return error.value.message
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_changed_page_is_found(made: Made, data: st.DataObject) -> None:
     """Any character taken away, put in or changed, wherever on the page."""
@@ -245,7 +245,7 @@ def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         yield path
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_forged_report_is_found(made: Made, data: st.DataObject) -> None:
     """Somebody changes any value in the report itself and draws the page anew, so that both agree."""
