@@ -324,6 +324,7 @@ class SiloApp:
         guard.check_approvals(permit)  # 1
         before = guard.kept()
         run.head = guard.advance_log(request.log)  # 2
+        guard.revocations.require_none(permit.digest)  # 1 again, by what the log says now
         guard.require_quorum(request.cosigned, before, run.head)
         size, line = guard.cosign()
         if request.boxes is not None:

@@ -114,6 +114,7 @@ class Guard:
         ):
             raise Refused("UNKNOWN_ROUND", f"the study has rounds 1 to {study.rounds}, asked for are others")
         head = self.advance_log(request.log, partial(self._find_anchors, request))
+        self.revocations.require_none(permit.digest)
         self._check_started(request.started, head, permit)
         planned = [self.worst_event(study.round(number, self.treaty)) for number in request.rounds]
         self.budget.admit(permit.digest, study, planned)
