@@ -407,6 +407,29 @@ def test_one_decision_of_each_approver(world: World) -> None:
     _refused(world, study, world.decision(study, "dora"), 409, "ALREADY_DECIDED")
 
 
+def test_an_approver_who_takes_back_stops_the_run(world: World) -> None:
+    study, run = world.started()
+    with world.client("officer") as officer:
+        after = officer.approve(study.digest, world.decision(study, "dora", decision="reject"))
+    assert after["status"] == "rejected" and world.superlink.stopped
+    assert world.desk.runs.find(run).status == "stopped"
+    assert world.actions()[-2:] == ["study.rejected", "run.stopped"]
+    with world.client("scientist") as scientist, pytest.raises(Refused, match="rejected"):
+        scientist.start(study.digest)
+
+
+def test_a_server_killed_after_a_rejection_stops_the_run_when_it_looks(world: World) -> None:
+    study, run = world.started()
+    world.desk.registry.decide(
+        study.digest, world.decision(study, "dora", decision="reject").dumps(), actor="x"
+    )
+    deadline = time.monotonic() + 10
+    while world.desk.runs.find(run).status == "running":  # the watcher looks by itself
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert world.actions()[-2:] == ["study.rejected", "run.stopped"]
+
+
 def test_an_expired_approval_can_be_renewed(world: World) -> None:
     study = world.submitted()
     with world.client("officer") as officer:
