@@ -6,6 +6,8 @@ Nothing here knows a node: `clients.rights` binds the map to a node's files and 
 from __future__ import annotations
 
 from .deadlines import Calendar
+from .erasures import Erasure, Erasures, ModelFate, Step
+from .holds import Hold, Holds, Output, Outputs
 from .places import Choice, DataMap, Errand, Outcome, Place, Told
 from .requests import Kind, Request, Requests, State
 
@@ -13,12 +15,20 @@ __all__ = [
     "Calendar",
     "Choice",
     "DataMap",
+    "Erasure",
+    "Erasures",
     "Errand",
+    "Hold",
+    "Holds",
     "Kind",
+    "ModelFate",
     "Outcome",
+    "Output",
+    "Outputs",
     "Place",
     "Request",
     "Requests",
     "State",
+    "Step",
     "Told",
 ]

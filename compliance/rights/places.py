@@ -19,6 +19,7 @@ from ..consent.notices import Language
 class Errand(StrEnum):
     """What became of one place in an erasure."""
 
+    PLANNED = "planned"  # found, and not touched yet
     ERASED = "erased"  # nothing of the subject is left
     PSEUDONYMISED = "pseudonymised"  # kept by duty, under a keyed pseudonym
     ORDERED = "ordered"  # the silo's people must do it; until they have, a gate keeps the data from use

@@ -20,8 +20,8 @@ SCHEMA = Schema(
         ),
         "CREATE INDEX request_subject ON request (subject)",
         (
-            "CREATE TABLE erasure (id TEXT PRIMARY KEY, subject TEXT NOT NULL, began INTEGER NOT NULL, ended INTEGER, "
-            "models TEXT NOT NULL) STRICT"
+            "CREATE TABLE erasure (id TEXT PRIMARY KEY, subject TEXT NOT NULL, began INTEGER NOT NULL, "
+            "ended INTEGER) STRICT"
         ),
         (
             "CREATE TABLE step (erasure TEXT NOT NULL REFERENCES erasure, number INTEGER NOT NULL, place TEXT NOT NULL, "
@@ -36,7 +36,7 @@ SCHEMA = Schema(
         ),
         (
             "CREATE TABLE output (path TEXT PRIMARY KEY, subject_column TEXT NOT NULL, purpose TEXT NOT NULL, "
-            "at INTEGER NOT NULL, digest TEXT NOT NULL) STRICT"
+            "at INTEGER NOT NULL) STRICT"
         ),
         (
             "CREATE TABLE hold (id TEXT PRIMARY KEY, subject TEXT, reason TEXT NOT NULL, by TEXT NOT NULL, "
