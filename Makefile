@@ -2,7 +2,7 @@
 #   make demo    the whole federation on this machine, one node killed, a verified result
 #   make test    types, style, floors, every test
 #   make redteam every attack of the red team, as a table; some start real processes
-#   make bench-anomalies, bench-noise, bench-accountant, bench-dpsgd, bench-utility, bench-verify, bench-consent
+#   make bench-anomalies, bench-noise, bench-accountant, bench-dpsgd, bench-utility, bench-verify, bench-consent, bench-lineage
 #                see benchmarks/README.md
 # Against others' released packages, which it installs beside (.venv-rivals):
 #   make bench-secagg     our secure sum and theirs, timed in one run; fails if a bar is missed
@@ -24,7 +24,7 @@ export FLWR_DISABLE_UPDATE_CHECK = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: demo test redteam check install clean redteam-rivals \
-	bench-accountant bench-anomalies bench-auditlog bench-consent bench-dpsgd bench-masking bench-noise bench-secagg bench-trips \
+	bench-accountant bench-anomalies bench-auditlog bench-consent bench-dpsgd bench-lineage bench-masking bench-noise bench-secagg bench-trips \
 	bench-utility bench-verify
 
 $(STAMP): pyproject.toml
@@ -95,6 +95,10 @@ bench-noise: $(STAMP)
 # Two minutes, most of them to fill a register. Exits non-zero on a miss.
 bench-consent: $(STAMP)
 	$(BIN)/python benchmarks/consent.py --write docs/benchmarks/consent.md $(BENCH_ARGS)
+
+# Half a minute. Lineage's store beside openlineage-python's file transport. Exits non-zero on a miss.
+bench-lineage: $(STAMP)
+	$(BIN)/python benchmarks/lineage.py --write docs/benchmarks/lineage.md $(BENCH_ARGS)
 
 # A minute. The watch beside fixed rules and an isolation forest, on held-out logs. Exits non-zero on a miss.
 bench-anomalies: $(STAMP)

@@ -14,6 +14,7 @@ from rich.markup import escape
 from .clients.cli import node_app
 from .clients.consent_cli import consent_app
 from .clients.ledger_cli import ledger_app
+from .clients.lineage_cli import lineage_app
 from .clients.mask_cli import mask
 from .clients.masking_cli import columns, pseudonyms_app
 from .clients.watch_cli import watch_app
@@ -43,6 +44,7 @@ app.add_typer(server_app, name="server")
 app.add_typer(node_app, name="node")
 app.add_typer(consent_app, name="consent")
 app.add_typer(ledger_app, name="ledger")
+app.add_typer(lineage_app, name="lineage")
 app.add_typer(watch_app, name="watch")
 app.add_typer(treaty_app, name="treaty")
 app.add_typer(pseudonyms_app, name="pseudonyms")

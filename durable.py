@@ -15,6 +15,7 @@ What else SQLite says, damage or a full disk, whoever opens the file puts into w
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -152,6 +153,21 @@ def is_of(db: sqlite3.Connection, statements: Sequence[str]) -> bool:
 def said(error: sqlite3.Error, *names: str) -> bool:
     """Whether SQLite's error is one of these, or an extended one of theirs."""
     return getattr(error, "sqlite_errorname", "").startswith(names)
+
+
+def disk_full(error: BaseException) -> bool:
+    """Whether a full disk is behind an error, whoever put it into words."""
+    causes: BaseException | None = error
+    while causes is not None:
+        if isinstance(causes, OSError) and causes.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if (
+            isinstance(causes, sqlite3.Error)
+            and getattr(causes, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL
+        ):
+            return True
+        causes = causes.__cause__ or causes.__context__
+    return False
 
 
 def _is_empty(db: sqlite3.Connection) -> bool:

@@ -10,21 +10,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from uuid import UUID, uuid4
+from datetime import datetime
 
 import numpy as np
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from ..compliance.auditlog.log import study_key
-from ..compliance.lineage import Dataset as Table
-from ..compliance.lineage import Lineage, privacy_facet
-from ..documents import Envelope, canonical
+from ..documents import Envelope, canonical, parse_json
+from ..durable import disk_full
 from ..errors import FoedusError, InputError, ProtocolError, Refused, VerificationError
 from ..federation import messages as m
 from ..federation.modes import Sampler
 from ..federation.pricing import price
 from ..federation.schema import question
+from ..federation.study import parse
 from ..privacy.events import to_json
 from ..privacy.noise import discrete_gaussian
 from ..privacy.secagg.client import Silo
@@ -34,11 +34,11 @@ from .features import SIDES, Raw, Side
 from .follower import Follower, digest
 from .guard import Guard, Permit
 from .home import Home
+from .lineage import NodeLineage
 from .trainer import Trainer, side_of
 
 RECEIPT = "receipt"
 LABEL_ONE_SIDED = "label.one-sided"
-PRODUCER = "https://foedus.invalid/foedus-node"
 _ACTIONS = ("keys", "shares", "ready", "vector", "confirm", "answer", "receipt")
 _MESSAGES = frozenset(f"query.{action}" for action in _ACTIONS)
 _log = logging.getLogger("foedus.node")
@@ -74,12 +74,10 @@ class _Run:
     trainer: Trainer
     silo: Silo
     follower: Follower
-    lineage_id: UUID
     reserved: dict[int, int] = field(default_factory=dict)  # round -> its line in the ledger
     settled: dict[int, dict[str, object]] = field(default_factory=dict)
     cohorts: dict[int, str] = field(default_factory=dict)  # round -> its entry in the audit log, hashed
     boxes: str | None = None  # digest of the boxes taken
-    complete: bool = False  # a receipt was signed
     given: _Given | None = None  # the last vector
 
 
@@ -107,7 +105,7 @@ class SiloApp:
         self.guard = Guard(home)
         self.journal = Journal(home.path / "journal.db")
         self.audit = self.guard.audit
-        self.lineage = Lineage(home.path / "lineage.jsonl", f"foedus://{home.party}", PRODUCER)
+        self.lineage = NodeLineage(home, self.guard.treaty, self.guard.treaty_digest)
         self._sampler = sampler
         self._runs: dict[tuple[str, int], _Run] = {}
         self._app = ClientApp()
@@ -136,7 +134,10 @@ class SiloApp:
             try:
                 content, data = step(message)
             except FoedusError as error:
+                if disk_full(error):
+                    raise  # no verdict on the study: a "no" would keep this node out of the run for good
                 content, data = self._refuse(action, error), b""
+                self._note_refusal(action, message, content)
             except Exception:
                 # A fault of ours: no reply but Flower's error; the traceback stays in this process' log.
                 _log.exception("the node failed while answering %r", action)
@@ -167,6 +168,24 @@ class SiloApp:
         except FoedusError:
             size = 0
         return m.Refusal(code=code, message=said[:2000], log_size=size)
+
+    def _note_refusal(self, action: str, message: Message, refusal: m.Refusal) -> None:
+        """A refused run or round stands in the lineage too, as failed; what can't be read is of none."""
+        if refusal.code in ("ALREADY_DONE", m.LOG_SIZE_UNKNOWN):
+            return
+        reason = f"{refusal.code}: {refusal.message}"
+        try:
+            if action == "keys":
+                asked, _ = m.KeysRequest.read(message)
+                envelope = Envelope.from_json(asked.study)
+                if not self._of(asked.run):
+                    purpose, began = parse(envelope).purpose, _began(asked)
+                    self.lineage.refuse(envelope.digest, asked.run, purpose, began, reason)
+            elif action == "vector":
+                request, _ = m.VectorRequest.read(message)
+                self.lineage.fail(request.run, request.round, reason)
+        except FoedusError as error:
+            _log.warning("a refusal is not in the lineage: %s", error.message)
 
     def _keys(self, message: Message) -> tuple[m.Content, bytes]:
         request, _ = m.KeysRequest.read(message)
@@ -199,9 +218,9 @@ class SiloApp:
                 self._look_at_labels(permit, side, found)
         keys = silo.advertise()
         follower = Follower(study) if earlier is None else earlier.follower
-        lineage = uuid4() if earlier is None else earlier.lineage_id
-        run = _Run(permit, trainer, silo, follower, lineage)
-        self._runs[(request.run, request.batch)] = run
+        if earlier is None:
+            self.lineage.accept(permit, _began(request), self._paid(permit))
+        self._runs[(request.run, request.batch)] = _Run(permit, trainer, silo, follower)
         self.audit.append(
             self.home.party,
             "study.accepted",
@@ -217,8 +236,6 @@ class SiloApp:
             sealed={"title": study.title},
             key=study_key(permit.digest),
         )
-        if earlier is None:
-            self._emit(run, "START")
         stated = self.guard.state_ledger()
         return m.KeysReply(keys=keys.to_json(), ledger=stated, log_size=self.guard.log_size), b""
 
@@ -284,6 +301,7 @@ class SiloApp:
         try:
             dataset = run.trainer.dataset(side, cohort.frame)  # 5
             guard.check_size(dataset.size)
+            self.lineage.prepare(permit, plan, side, guard.noted, dataset)
             vector = run.trainer.contribution(plan, dataset, sent)  # 6, 7
             masked, header = run.silo.mask(plan.round, vector, plan.ring, task=plan.task, model=digest(model))
         except BaseException:
@@ -353,6 +371,7 @@ class SiloApp:
         if request.round not in run.settled:  # asked again, with fewer to answer, it costs nothing more
             plan = run.permit.study.round(request.round, self.guard.treaty)
             self.guard.settle(run.reserved[request.round], plan, request.survivors)
+            self.lineage.settle(run.permit, plan, request.survivors)
             event = plan.cost(len(request.survivors), self.guard.treaty)
             run.settled[request.round] = {"round": request.round, "task": plan.task, **to_json(event)}
         reply = m.AnswerReply(
@@ -371,7 +390,7 @@ class SiloApp:
         self._take_sum(request.run, request.previous, data)
         permit = found[-1].permit
         delta, witness = permit.study.privacy.delta, permit.study.privacy.mode.witness
-        paid = self.guard.ledger.epsilon(delta, study=permit.digest)
+        paid = self._paid(permit)
         receipt = Envelope(
             RECEIPT,
             {
@@ -393,9 +412,7 @@ class SiloApp:
                 "log": {"size": head.size, "root": head.root.hex()},
             },
         ).signed(self.home.party, self.guard.identity)
-        if not any(run.complete for run in found):
-            self._emit(found[-1], "COMPLETE")
-        found[-1].complete = True
+        self.lineage.end(request.run, paid)
         return m.ReceiptReply(receipt=receipt.to_json(), log_size=head.size), b""
 
     def _of(self, run: str) -> list[_Run]:
@@ -410,24 +427,20 @@ class SiloApp:
             )
         return found
 
-    def _emit(self, run: _Run, event: str) -> None:
-        study = run.permit.study
-        facet = privacy_facet(
-            purpose=study.purpose,
-            study=run.permit.digest,
-            mode=study.privacy.mode.name,
-            epsilon=self.guard.ledger.epsilon(study.privacy.delta, study=run.permit.digest),
-            delta=study.privacy.delta,
-            partners=self.guard.treaty.overlap.max_partners_per_customer,
-        )
-        self.lineage.emit(
-            run.lineage_id,
-            f"study {run.permit.digest[:12]}",
-            "START" if event == "START" else "COMPLETE",
-            inputs=[Table(study.table.name), Table(f"consent {study.purpose}")],
-            outputs=[Table(f"masked updates {run.permit.digest[:12]}")],
-            facets={"foedus_privacy": facet},
-        )
+    def _paid(self, permit: Permit) -> float:
+        return self.guard.ledger.epsilon(permit.study.privacy.delta, study=permit.digest)
+
+
+def _began(request: m.KeysRequest) -> datetime:
+    """When the run began, as the server's log says."""
+    record = parse_json(request.started.body)
+    try:
+        moment = datetime.fromisoformat(record["time"])
+        if moment.utcoffset() is not None:
+            return moment
+    except (KeyError, TypeError, ValueError):
+        pass
+    raise ProtocolError(f"run {request.run}: the log does not say when it started")
 
 
 def _by_silo(documents: list[m.Json]) -> dict[str, Envelope]:

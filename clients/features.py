@@ -206,11 +206,11 @@ def load_raw(orders: ibis.Table, study: Study, side: Side, cohort: pd.DataFrame,
         check_columns(orders, study.table, study.split)
         as_of = date.fromisoformat(study.label.test_as_of if side == "test" else study.label.train_as_of)
         frame = quantities(orders, study, as_of, cohort, retention_days).to_pyarrow().to_pandas()
-        frame = frame.rename(columns={"customer": CUSTOMER, "churned": _LABEL})
+        frame = frame.rename(columns={"customer": CUSTOMER, "churned": LABEL})
     frame = frame[_on_side(orders, frame[CUSTOMER], study, side)]
     customers = frame[CUSTOMER].to_numpy(dtype=np.str_)
     return Raw(
-        customers, *measured(frame, study.features, study.table), frame[_LABEL].to_numpy(dtype=np.int64)
+        customers, *measured(frame, study.features, study.table), frame[LABEL].to_numpy(dtype=np.int64)
     )
 
 
@@ -243,7 +243,7 @@ def _stated(orders: ibis.Table, study: Study, side: str) -> set[str]:
     return set(found.to_pyarrow()["customer"].to_pylist())
 
 
-CUSTOMER, _LABEL = "customer·", "label·"  # no study can name a column so
+CUSTOMER, LABEL = "customer·", "label·"  # no study can name a column so
 
 
 def _customers(found: ibis.Table, study: Study, cohort: pd.DataFrame) -> pd.DataFrame:
@@ -273,7 +273,7 @@ def _customers(found: ibis.Table, study: Study, cohort: pd.DataFrame) -> pd.Data
                 remedy="values are compared as text, letter by letter (1 is not 1.0, yes is not Yes): mend the"
                 " rows, or ask the author to name all values in label.positive and label.negative",
             )
-    return frame.assign(**{_LABEL: (said == label.positive).astype(np.int64)})
+    return frame.assign(**{LABEL: (said == label.positive).astype(np.int64)})
 
 
 def written(features: Sequence[AnyFeature], label: Label | None = None) -> set[str]:
@@ -301,14 +301,38 @@ def columns(
     text = written(features) | set(also)
     wanted = sorted({f.called for f in features} | set(also))
     require(found, names, {"customer": names.customer, **{f"feature {c}": c for c in wanted}})
+    frame: pd.DataFrame = _chosen(found, names, wanted, text, cohort).to_pyarrow().to_pandas()
+    return frame
+
+
+def _chosen(
+    found: ibis.Table, names: Table, wanted: Sequence[str], text: set[str], cohort: pd.DataFrame
+) -> ibis.Table:
     consenting = ibis.memtable(pa.table({"subject": pa.array(cohort["subject"].tolist(), pa.string())}))
     rows = found.semi_join(consenting, found[names.customer].cast("string") == consenting.subject)
-    chosen = rows.select(
+    return rows.select(
         **{CUSTOMER: rows[names.customer].cast("string")},
         **{c: rows[c].cast("string") if c in text else rows[c] for c in wanted},
-    )
-    frame: pd.DataFrame = chosen.order_by(CUSTOMER).to_pyarrow().to_pandas()
-    return frame
+    ).order_by(CUSTOMER)
+
+
+def expression(found: ibis.Table, study: Study, side: Side, retention_days: int) -> ibis.Table:
+    """What `load_raw` asks of the table, with a cohort of nobody: for its lineage. The last column is the label.
+
+    Raises:
+        InputError: missing columns, or of the wrong types.
+    """
+    nobody, label, names = pd.DataFrame({"subject": []}, dtype="str"), study.label, study.table
+    called = list(dict.fromkeys(f.called for f in study.features))
+    if isinstance(label, ColumnLabel):
+        wanted = sorted({*called, label.column})
+        require(found, names, {"customer": names.customer, **{f"column {c}": c for c in wanted}})
+        chosen = _chosen(found, names, wanted, written(study.features, label), nobody)
+        return chosen.select(*called, **{LABEL: chosen[label.column]})
+    check_columns(found, names, study.split)
+    as_of = date.fromisoformat(label.test_as_of if side == "test" else label.train_as_of)
+    told = quantities(found, study, as_of, nobody, retention_days)
+    return told.select(*called, **{LABEL: told.churned})
 
 
 def measured(frame: pd.DataFrame, features: Sequence[AnyFeature], names: Table) -> tuple[Floats, Integers]:

@@ -8,12 +8,10 @@ pushes the reply; it never asks for a bundle (no ``get-fab``).
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import logging
 import os
 import random
-import sqlite3
 import threading
 import time
 from collections import OrderedDict
@@ -35,6 +33,7 @@ from flwr.proto.fleet_pb2 import (
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest, SendNodeHeartbeatResponse
 from flwr.proto.node_pb2 import Node
 
+from ..durable import disk_full
 from ..errors import InputError, Unreachable
 from .connection import (
     MAX_MESSAGE,
@@ -122,20 +121,6 @@ def _claimed(node_key: Path) -> Iterator[Path]:
         yield path
     finally:
         os.close(descriptor)
-
-
-def _disk_full(error: BaseException) -> bool:
-    causes: BaseException | None = error
-    while causes is not None:
-        if isinstance(causes, OSError) and causes.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        if (
-            isinstance(causes, sqlite3.Error)
-            and getattr(causes, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL
-        ):
-            return True
-        causes = causes.__cause__ or causes.__context__
-    return False
 
 
 class _Node:
@@ -356,7 +341,7 @@ class _Node:
             return reply
         except Exception as error:  # noqa: BLE001 - nothing of what went wrong may leave the node
             kind = message.metadata.message_type
-            if _disk_full(error):
+            if disk_full(error):
                 _log.error(
                     "run %d: %r was not answered: the disk is full (%s); free some space", run_id, kind, error
                 )

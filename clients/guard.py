@@ -28,7 +28,7 @@ from ..compliance.anomalies.book import blocked
 from ..compliance.anomalies.patrol import Patrol
 from ..compliance.anomalies.questions import Question
 from ..compliance.auditlog.checkpoint import Checkpoint
-from ..compliance.auditlog.log import AuditLog
+from ..compliance.auditlog.log import AuditLog, Entry
 from ..compliance.auditlog.merkle import grow, leaf_hash, root_from_edge, verify_inclusion
 from ..compliance.auditlog.witness import HeadKeeper
 from ..compliance.consent import Ask, ConsentRegister, proofs
@@ -72,6 +72,7 @@ class Guard:
         self.budget = Budget(home, self.treaty, self.treaty_digest, self.audit)
         self.consent = ConsentRegister(home.path / "consent.db")
         self._cohorts = Cohorts(self.consent)
+        self.noted: Entry | None = None  # of the cohort that was noted last
         self._noted: tuple[str, pd.Series[str], CohortTree, StudyKey] | None = None
         coordinator = self.treaty.coordinator
         self.patrol: Patrol | None = None  # the watch on duty, in a node that serves
@@ -225,7 +226,8 @@ class Guard:
             cohort.ask, run=permit.run, number=number, at=cohort.at, marks=cohort.marks, tree=tree, key=key
         )
         index = self.audit.append(self.home.party, proofs.ACTION, permit.digest, details)
-        return next(self.audit.entries(index, index + 1)).leaf.hex()
+        self.noted = next(self.audit.entries(index, index + 1))
+        return self.noted.leaf.hex()
 
     def _tree(self, study: str, cohort: Cohort) -> tuple[CohortTree, StudyKey]:
         """The cohort's tree, made anew only where it is another cohort than the last one."""

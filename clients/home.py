@@ -13,7 +13,8 @@
     journal.db     what was done once and is not done again
     log-head       the last head of the server's audit log
     audit.db       the node's own audit log
-    lineage.jsonl  the node's own lineage
+    lineage.db     the node's own lineage (OpenLineage events)
+    subjects.db    which customers went into what, under pseudonyms keyed by lineage.key (both mode 0600)
     watch.db       what the watch has learned, its alerts and blocks; watch.yaml its settings
 """
 

@@ -157,6 +157,12 @@ def apply(
         str, typer.Option(help="Values not of the kind: refuse, or keep nothing of them.")
     ] = "refuse",
     region: Region = "CN",
+    node: Annotated[
+        Path | None,
+        typer.Option(
+            help="The node's directory whose lineage notes it.", show_default="the one that the table lies in"
+        ),
+    ] = None,
 ) -> None:
     """Write a table with pseudonyms in the place of some columns; all others are copied as they are.
 
@@ -164,6 +170,7 @@ def apply(
     """
     from ..compliance.masking.pseudonyms import Keyring, Subject, pseudonymise
     from ..errors import InputError
+    from .lineage import AS_IT_WAS, noting_masked
 
     ring, frame = Keyring.load(key), _read(table)
     _kind_of_file(out)
@@ -187,7 +194,14 @@ def apply(
             invalid=_gap(invalid),
             region=region,
         )
-    _write(frame, out)
+    kinds = dict(item.rpartition(":")[::2] for item in column)
+    with noting_masked(table, out, "pseudonyms", node) as masked:
+        _write(frame, out)
+        masked.method = f"pseudonyms by HMAC-SHA-256 for {purpose}, version {version or ring.latest}"
+        masked.columns = {
+            str(name): f"pseudonym of a {kinds[str(name)]}" if str(name) in kinds else AS_IT_WAS
+            for name in frame
+        }
     say = Console(highlight=False, soft_wrap=True)
     say.print(
         f"{out}: {len(frame)} rows, pseudonyms in {', '.join(c.rpartition(':')[0] for c in column)}",

@@ -36,6 +36,7 @@ def run(path: Path) -> None:
     _log.info(
         "node of %s: treaty %s, serving %s", home.party, app.guard.treaty_digest[:12], home.settings.server
     )
+    app.lineage.begin()
     patrol.start()
     try:
         serve(home.link, app, stop=stop, on_event=lambda name, detail: _log.info("%s %s", name, detail))
@@ -46,7 +47,7 @@ def run(path: Path) -> None:
 def check(app: SiloApp) -> dict[str, tuple[str, ...]]:
     """What must hold before the node connects; returns the tables it could be asked for, with their columns.
 
-    An unbroken ledger and audit log of its own, the Flower key that the treaty names, the CA's
+    An unbroken ledger, audit log and lineage of its own, the Flower key that the treaty names, the CA's
     certificate, a table that can be read: found out now, not in a round.
 
     Raises:
@@ -55,6 +56,7 @@ def check(app: SiloApp) -> dict[str, tuple[str, ...]]:
     home, guard = app.home, app.guard
     app.audit.check()
     guard.budget.verify()
+    app.lineage.store.check()
     named = guard.treaty.party(home.party).node_key
     if node_public_key(home.link.node_key).decode().strip() != named.strip():
         raise InputError(f"{home.link.node_key}: not the node key the treaty names for {home.party}")

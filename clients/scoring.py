@@ -6,7 +6,7 @@ directory of the node. In this order:
 1. The release is signed by the coordinator of the node's own treaty, which permits its purpose.
 2. The customers are those who consent to that purpose now.
 3. Features, by the node's SQL engine, from orders before the day of scoring.
-4. The node's own audit log notes it; then the file is written, readable by its owner only.
+4. The node's own audit log and its lineage note it; then the file is written, readable by its owner only.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from . import sources
 from .cohort import ask_of
 from .features import CUSTOMER, columns, history, last_order, measured, written
 from .home import Home
+from .lineage import note_scoring
 
 KIND = "release"
 SUFFIXES = (".csv", ".parquet")
@@ -183,7 +184,7 @@ def score_to(home: Home, model: Path, as_of: date, out: Path) -> Scored:
         raise InputError(f"{out}: not a {' or '.join(SUFFIXES)} file")
     if out.exists():
         raise InputError(f"{out}: exists already", remedy="choose another --out, or move it away")
-    _, treaty = treaties.load(home.path / "treaty.json")
+    treaty_envelope, treaty = treaties.load(home.path / "treaty.json")
     treaty.party(home.party)
     envelope, released = load_model(model, treaty)
     scored = score(home, released, as_of, treaty)
@@ -193,6 +194,7 @@ def score_to(home: Home, model: Path, as_of: date, out: Path) -> Scored:
         released.study,
         {"model": envelope.digest, "as_of": as_of.isoformat(), "customers": len(scored.frame)},
     )
+    note_scoring(home, treaty_envelope.digest, envelope, scored.frame["customer"].tolist())
     _write(scored.frame, out)
     return scored
 

@@ -10,7 +10,7 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
@@ -21,6 +21,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ..compliance.lineage.graph import layers
 from .result import Result, Round
 from .screen import figure, plain
 
@@ -226,8 +227,8 @@ class _Placed:
 def lineage(result: Result) -> str:
     """Which data went into which job and what came out, left to right."""
     nodes, edges = result.lineage
-    layers = _layers(list(nodes), list(edges))
-    places, width, height = _places(layers)
+    columns = layers(list(nodes), list(edges))
+    places, width, height = _places(columns)
     arrowhead = (
         '<defs><marker id="lineage-arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" '
         f'markerHeight="7" orient="auto"><path d="M0 0.5 8 4 0 7.5z" fill="{GREY}"/></marker></defs>'
@@ -249,68 +250,6 @@ def _told(edges: Sequence[Edge]) -> str:
         elif kind == "job":
             made.setdefault(name, ([], []))[1].append(_named(target))
     return " ".join(f"{_named(job)}: from {', '.join(a)} to {', '.join(b)}." for job, (a, b) in made.items())
-
-
-def _layers(nodes: Sequence[Node], edges: Sequence[Edge]) -> list[list[Node]]:
-    """Nodes in columns: each right of all it comes from, and as far right as what it feeds allows.
-
-    An edge that would close a circle is drawn, but does not count here.
-    """
-    forward = _acyclic(nodes, edges)
-    depth = dict.fromkeys(nodes, 0)
-    for a, b in forward:
-        depth[b] = max(depth[b], depth[a] + 1)
-    for node in sorted(nodes, key=lambda n: -depth[n]):
-        if fed := [depth[b] for a, b in forward if a == node]:
-            depth[node] = min(fed) - 1
-    layers: list[list[Node]] = [[] for _ in range(max(depth.values(), default=-1) + 1)]
-    for node in nodes:
-        layers[depth[node]].append(node)
-    return _untangled([layer for layer in layers if layer], edges)
-
-
-def _acyclic(nodes: Sequence[Node], edges: Sequence[Edge]) -> list[Edge]:
-    """The edges, less those that close a circle; all into a node stand before all out of it."""
-    known = set(nodes)
-    targets: Mapping[Node, list[Node]] = {n: [b for a, b in edges if a == n and b in known] for n in nodes}
-    done: dict[Node, bool] = {}  # absent: not seen; False: on the path to here; True: left behind
-    order: list[Node] = []
-    kept: list[Edge] = []
-    for root in nodes:
-        path = [] if root in done else [(root, iter(targets[root]))]
-        done.setdefault(root, False)
-        while path:
-            node, rest = path[-1]
-            following = next(rest, None)
-            if following is None:
-                done[node] = True
-                order.append(node)
-                path.pop()
-            elif done.get(following) is not False:
-                kept.append((node, following))
-                if following not in done:
-                    done[following] = False
-                    path.append((following, iter(targets[following])))
-    place = {node: i for i, node in enumerate(reversed(order))}
-    return sorted(kept, key=lambda e: place[e[0]])
-
-
-def _untangled(layers: list[list[Node]], edges: Sequence[Edge]) -> list[list[Node]]:
-    """Barycentre sweeps (Sugiyama, Tagawa and Toda 1981): every node to the mean height of its neighbours."""
-    near: dict[Node, list[Node]] = {n: [] for layer in layers for n in layer}
-    for a, b in edges:
-        if a in near and b in near:
-            near[a].append(b)
-            near[b].append(a)
-    height = {n: (i + 0.5) / len(layer) for layer in layers for i, n in enumerate(layer)}
-    for _ in range(8):
-        for layer in (*layers, *reversed(layers)):
-            mean = {
-                n: sum(height[m] for m in near[n]) / len(near[n]) if near[n] else height[n] for n in layer
-            }
-            layer.sort(key=lambda n: (mean[n], n))
-            height |= {n: (i + 0.5) / len(layer) for i, n in enumerate(layer)}
-    return layers
 
 
 def _places(layers: Sequence[Sequence[Node]]) -> tuple[dict[Node, _Placed], float, float]:

@@ -20,7 +20,8 @@ from rich.console import Console
 from ..clients.home import Home
 from ..compliance.auditlog.log import AuditLog
 from ..compliance.consent import ConsentRegister
-from ..compliance.lineage import graph, read_events
+from ..compliance.lineage import read_events
+from ..compliance.lineage.graph import graph
 from ..compliance.treaty import Approver
 from ..errors import Abandoned, InputError
 from ..federation.study import Draft, Study, draft_from, load_draft

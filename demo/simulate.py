@@ -74,6 +74,7 @@ def prepare(
         key=SigningKey.load(world.server / "server.key"),
         log=log,
         out=world.server / "evidence" / envelope.digest[:16],
+        lineage=world.server / "lineage.db",
         kept=Checkpoint(
             world.server / "runs" / f"{envelope.digest[:16]}.db", study=envelope.digest, run=str(RUN_ID)
         ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ class Case:
 
     Args:
         out: directory for the release and the evidence.
+        lineage: the server's lineage.db.
         kept: how far the run has come; empty at its first attempt.
         heads: silo -> entries of the audit log its node has acknowledged.
         acknowledge, note: record such an acknowledgement, or a step for whoever follows the run.
@@ -47,6 +49,7 @@ class Case:
     key: SigningKey
     log: AuditLog
     out: Path
+    lineage: Path
     kept: Checkpoint
     heads: dict[str, int]
     acknowledge: Callable[[str, int], None]
@@ -75,6 +78,17 @@ class Case:
     @property
     def origin(self) -> str:
         return self.treaty.coordinator.origin
+
+    @property
+    def started(self) -> datetime:
+        """When the audit log says that the run started.
+
+        Raises:
+            InputError: it does not.
+        """
+        if self._start is None:
+            raise InputError(f"run {self.run} is not in the audit log")
+        return datetime.fromisoformat(self._start.record["time"])
 
     # ── the audit log ────────────────────────────────────────────────────────────────────────────
 

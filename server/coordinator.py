@@ -7,6 +7,7 @@ be killed at any moment and called again over the same checkpoint: it goes on fr
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from . import checkpoint
 from .batches import Batches, connected
 from .case import Case
 from .checkpoint import Checkpoint
+from .lineage import FILE, RunLineage
 from .log_place import open_log
 from .release import release, sum_digest
 from .store import TERMINAL, Store
@@ -56,6 +58,8 @@ def conduct(grid: Grid, case: Case) -> Path:
     ended = case.ended()
     if ended is not None:
         raise Abandoned(f"run {case.run}: the audit log says {ended!r}")
+    lineage = RunLineage(case)
+    lineage.begin()
     nodes = roll_call(grid, case)  # 1
     absent = sorted({p.name for p in treaty.parties} - set(nodes))
     case.note("roll-call", {"present": sorted(nodes), "absent": absent})
@@ -71,6 +75,7 @@ def conduct(grid: Grid, case: Case) -> Path:
         survivors = list(result.survivors)
         told = {"round": number, "task": plan.task, "survivors": survivors, "sum": sum_digest(result)}
         case.record("round.summed", told, once=("round",))
+        lineage.summed(result, str(told["sum"]))
         event: dict[str, Any] = {"round": number, "of": study.rounds, "task": plan.task}
         state = train.advance(state, number, result.total, study, len(survivors))  # 3
         if plan.task == "train" and study.release.model:
@@ -192,6 +197,7 @@ def _case(home: Path, store: Store, digest: str, run: str, *, resumed: bool) -> 
         key=SigningKey.load(home / "server.key"),
         log=open_log(home, treaty.coordinator.origin),
         out=home / "evidence" / digest[:16] / run,
+        lineage=home / FILE,
         kept=Checkpoint(checkpoint.place(home, run), study=digest, run=run),
         heads=store.heads(),
         acknowledge=store.acknowledge,
@@ -224,6 +230,10 @@ def _carry(grid: Grid, case: Case, store: Store, home: Path) -> None:
 def _log_failure(case: Case, reason: str) -> None:
     if case.ended() is None:
         case.record("run.failed", {}, sealed={"reason": reason})
+        with suppress(
+            FoedusError
+        ):  # the audit log has it, and a lineage that can't be written must not hide it
+            RunLineage(case).failed(reason)
 
 
 def _await_run(store: Store, run: str, attempt: str, *, seconds: float = 30.0) -> None:

@@ -12,17 +12,15 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from ..compliance import evidence
-from ..compliance.lineage import Dataset, Event, Lineage, privacy_facet
 from ..documents import Envelope, b64, canonical
 from ..federation.secure_sum import Sum
 from ..federation.tasks import evaluate, train
 from .case import Case
+from .lineage import RunLineage
 
 RELEASE = "release"
-PRODUCER = "https://foedus.invalid/foedus-server"
 
 
 def release(
@@ -46,7 +44,7 @@ def release(
         _write(case.out / name, envelope.dumps())
     end = case.kept.kept("end")  # 2.
     if end is None:
-        lineage = _draw_lineage(case, epsilon)
+        lineage = RunLineage(case).released(released, receipts, epsilon)
         end = {"lineage": lineage, "note": case.log.checkpoint(case.origin, case.key)}
         case.kept.keep("end", end)
     _write(case.out / "lineage.jsonl", end["lineage"].encode())
@@ -149,48 +147,3 @@ def _round_json(result: Sum) -> bytes:
             "transcript": {k: [e.to_json() for e in v] for k, v in result.transcript.items()},
         }
     )
-
-
-def _draw_lineage(case: Case, epsilon: float) -> str:
-    """The server's lineage events of this run, as JSON lines."""
-    study, digest = case.study, case.study_envelope.digest
-    short = digest[:12]
-    path = case.out / "lineage.jsonl.partial"
-    path.unlink(missing_ok=True)  # of an attempt that was killed
-    lineage = Lineage(path, f"foedus://{case.origin}", PRODUCER)
-    facet = privacy_facet(
-        purpose=study.purpose,
-        study=digest,
-        mode=study.privacy.mode.name,
-        epsilon=epsilon,
-        delta=study.privacy.delta,
-        partners=case.treaty.overlap.max_partners_per_customer,
-    )
-    silos = sorted({s for r in case.sums for s in r.survivors})
-    events = []
-    for silo in silos:
-        run_id = uuid4()
-        inputs = [Dataset(f"{silo}/{study.table.name}"), Dataset(f"{silo}/consent {study.purpose}")]
-        masked = [Dataset(f"{silo}/masked updates {short}")]
-        events += [
-            Event(run_id, f"{silo}/node", "START", inputs, masked),
-            Event(run_id, f"{silo}/node", "COMPLETE", inputs, masked, {"foedus_privacy": facet}),
-        ]
-    run_id = uuid4()
-    updates = [Dataset(f"{silo}/masked updates {short}") for silo in silos]
-    outputs = [Dataset(f"model {short}"), Dataset(f"metrics {short}")]
-    events += [
-        Event(run_id, f"secure sum {short}", "START", [*updates, Dataset(f"study {short}")], outputs),
-        Event(
-            run_id,
-            f"secure sum {short}",
-            "COMPLETE",
-            [*updates, Dataset(f"study {short}")],
-            outputs,
-            {"foedus_privacy": facet},
-        ),
-    ]
-    lineage.emit_many(events)
-    text = path.read_text(encoding="utf-8")
-    path.unlink()
-    return text

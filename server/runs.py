@@ -17,6 +17,7 @@ from typing import Protocol
 from ..compliance.auditlog.log import AuditLog
 from ..errors import FoedusError, InputError, Refused, Unreachable
 from . import checkpoint
+from .lineage import note_end
 from .problems import NotFound, code_of
 from .registry import Registry
 from .store import RunRow, Store
@@ -163,6 +164,7 @@ class Runs:
                 {"by": actor},
                 record=lambda: self._audit.append(actor, "run.stopped", row.study, {"run": run}),
             )
+            self._note_end(row, "stopped", "RUN_STOPPED: somebody stopped the run")
             checkpoint.remove(self._home, run)
         return self.find(run)
 
@@ -234,7 +236,15 @@ class Runs:
             data,
             record=lambda: self._audit.append("server", f"run.{kind}", row.study, {"run": row.id}),
         )
+        self._note_end(row, kind, f"RUN_{kind.upper()}: {data.get('reason', '')}")
         checkpoint.remove(self._home, row.id)
+
+    def _note_end(self, row: RunRow, kind: str, reason: str) -> None:
+        """In the lineage too; the audit log has it, so a lineage that can't be written stops nothing."""
+        try:
+            note_end(self._home, self._audit, row.study, row.id, kind, reason)
+        except FoedusError as error:
+            _log.warning("run %s: its end is not in the lineage: %s", row.id, error.message)
 
     def _watch(self) -> None:
         while not self._closing.wait(self._every):

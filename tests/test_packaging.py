@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import foedus
+from foedus.compliance.lineage.facets import OWN
 
 ROOT = Path(__file__).parent.parent
 ROOMS = ("clients", "compliance", "demo", "federation", "privacy", "server")
@@ -73,7 +74,7 @@ def test_a_wheel_holds_what_is_not_python(wheel: zipfile.ZipFile) -> None:
         "federation/bundle/foedus_stub/client_app.py",
         "demo/churn.yaml",
         "demo/report.html.j2",
-        "compliance/schemas/foedus_privacy.json",
+        *(f"compliance/lineage/schemas/{name}.json" for name in OWN),
         "py.typed",
     ):
         assert wheel.getinfo(f"foedus/{name}").file_size or name == "py.typed", name

@@ -15,6 +15,7 @@ from support.orders import PURPOSE, make_draft, order_log, small_world
 
 from foedus import cli
 from foedus.clients.home import Home
+from foedus.compliance.lineage import Store
 from foedus.compliance.treaty import Overlap, Per, PurposeTerms, Treaty, sign_all
 from foedus.demo.simulate import Simulated, simulate
 from foedus.demo.world import World
@@ -153,11 +154,10 @@ def test_a_release_for_another_m_is_found_out(
 
 def test_lineage(run: Simulated, world: World) -> None:
     with zipfile.ZipFile(run.evidence) as bundle:
-        server = bundle.read("lineage.jsonl")
-    for lines in (server, (next(iter(world.homes.values())) / "lineage.jsonl").read_bytes()):
-        facets = [
-            json.loads(line)["run"].get("facets", {}).get("foedus_privacy") for line in lines.splitlines()
-        ]
+        server = [json.loads(line) for line in bundle.read("lineage.jsonl").splitlines()]
+    node = [s.event for s in Store(next(iter(world.homes.values())) / "lineage.db").events()]
+    for events in (server, node):
+        facets = [event["run"]["facets"].get("foedus_dp_cost") for event in events]
         assert any(facets)
         assert all(f["partners"] == 2 for f in facets if f)
 

@@ -9,8 +9,8 @@ from flwr.app import Message
 from support.disks import small_disk
 from support.nodes import Rehearsal
 
-from foedus.clients import fleet
 from foedus.compliance.auditlog.log import AuditLog
+from foedus.durable import disk_full
 from foedus.federation import messages as m
 from foedus.privacy.ledger import Ledger
 
@@ -28,7 +28,7 @@ def answered(play: Rehearsal, content: m.Content, data: bytes) -> bool:
     try:
         reply = app(message, None)  # type: ignore[arg-type]
     except Exception as error:  # noqa: BLE001 - of whichever of its registers was first
-        assert fleet._disk_full(error), repr(error)
+        assert disk_full(error), repr(error)
         return False
     refusal = m.refusal_in(reply)
     assert refusal is None, refusal

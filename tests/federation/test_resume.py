@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -22,6 +23,7 @@ from foedus.clients.home import Home
 from foedus.clients.trainer import Trainer
 from foedus.compliance import evidence
 from foedus.compliance.auditlog.log import AuditLog
+from foedus.compliance.lineage import Store, read_events
 from foedus.demo.simulate import prepare
 from foedus.demo.world import World
 from foedus.errors import Abandoned, VerificationError
@@ -124,8 +126,10 @@ class Play:
         assert [e["action"] for e in entries][-1] == "run.finished"
         told = [data["round"] for kind, data in self.told if kind == "round"]
         assert told == list(range(1, self.case.study.rounds + 1))
-        silos = {s for who in report.survivors.values() for s in who}
-        assert (self.case.out / "lineage.jsonl").read_text().count("\n") == 2 * len(silos) + 2
+        # a pair for the run, for each sum, for each silo, for each release: none twice, none half
+        lineage = read_events(self.case.out / "lineage.jsonl")
+        parts = 1 + self.case.study.rounds + len(json.loads(evidence.read(path)[1]["receipts.json"])) + 2
+        assert len(lineage) == 2 * parts == len({(e["run"]["runId"], e["eventType"]) for e in lineage})
         assert not list(self.case.out.glob("*.partial"))
         return report
 
@@ -139,7 +143,7 @@ class Play:
         assert Ledger(self.world.homes[silo] / "ledger.db").epsilon(
             self.case.study.privacy.delta
         ) == pytest.approx(report.epsilon, abs=1e-12)
-        assert (self.world.homes[silo] / "lineage.jsonl").read_text().count("\n") == 2
+        assert Store(self.world.homes[silo] / "lineage.db").open_runs() == []
         with AuditedJournal(self.world.homes[silo]) as done:
             assert done["upload"] == done["answer"] == was_in
 

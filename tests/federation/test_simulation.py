@@ -15,6 +15,7 @@ from support.orders import copy_of, make_draft, no_noise
 
 from foedus.clients.guard import Guard
 from foedus.clients.home import Home
+from foedus.compliance.lineage import Store
 from foedus.demo.reference import Benchmark, gather
 from foedus.demo.simulate import Simulated, prepare, simulate
 from foedus.demo.world import World
@@ -203,7 +204,8 @@ def test_a_run_leaves_a_trace_with_every_party(good: Any) -> None:
     for home in good.world.homes.values():
         guard = Guard(Home.load(home))
         assert guard.log_size >= actions.index("receipt")  # up to when the receipts were asked for
-        assert (home / "lineage.jsonl").read_text().count("\n") == 2
+        lineage = Store(home / "lineage.db")
+        assert lineage.open_runs() == [] and lineage.check() > 2 * good.run.study.rounds
 
 
 # ── losses ───────────────────────────────────────────────────────────────────────────────────────
