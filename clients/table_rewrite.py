@@ -43,6 +43,39 @@ def rows_of(path: Path, column: str, subject: str) -> list[dict[str, Any]]:
     return found
 
 
+def columns(path: Path) -> dict[str, tuple[str, ...]]:
+    """The tables of a file and their columns."""
+    return sources.columns(path)
+
+
+def require(path: Path, column: str) -> None:
+    """Raise InputError unless some table of the file has the column of customers."""
+    if not _tables(path, column):
+        raise InputError(
+            f"{path}: no table has the column {column!r}, so nothing can be said of any customer",
+            remedy="set `rights: {customer: …}` in node.yaml to the table's column of customers",
+        )
+
+
+def first_days(path: Path, column: str, date: str | None) -> list[tuple[str, str | None]]:
+    """Every customer of the file and the day of their first row (ISO); None where a table has no days."""
+    require(path, column)
+    found: list[tuple[str, str | None]] = []
+    for name in _tables(path, column):
+        with sources.table(path, name, text={column}) as table:
+            who = table[column].cast("string")
+            if date is None or date not in table.columns:
+                found += [
+                    (subject, None)
+                    for subject in table.select(s=who).distinct().to_pyarrow()["s"].to_pylist()
+                ]
+            else:
+                day = table[date].cast("date").min().cast("string")
+                rows = table.group_by(s=who).aggregate(d=day).to_pyarrow()
+                found += zip(rows["s"].to_pylist(), rows["d"].to_pylist(), strict=True)
+    return [(subject, day) for subject, day in found if subject is not None]
+
+
 def _tables(path: Path, *wanted: str) -> list[str]:
     return [name for name, columns in sources.columns(path).items() if set(wanted) <= set(columns)]
 

@@ -156,8 +156,9 @@ def _parsed(item: Any) -> tuple[Entry, list[bytes], Proof]:
 
 @dataclass(frozen=True)
 class Use:
-    """One use of a cohort, as the silo's audit log states it."""
+    """One use of a cohort, as entry `index` of the silo's audit log states it."""
 
+    index: int
     study: str
     run: str
     ask: Ask
@@ -178,7 +179,7 @@ def uses(log: AuditLog, start: int = 0) -> Iterator[Use]:
             try:
                 ask = Ask(details["purpose"], frozenset(details["categories"]))
                 until = Marks(**details["register"])
-                yield Use(record["subject"], str(details["run"]), ask, _at(entry), until)
+                yield Use(entry.index, record["subject"], str(details["run"]), ask, _at(entry), until)
             except (KeyError, TypeError) as error:
                 raise VerificationError(f"entry {entry.index}: not the use of a cohort") from error
 
