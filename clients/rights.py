@@ -36,7 +36,6 @@ from ..compliance.rights import (
     Request,
     Requests,
 )
-from ..compliance.rights import Step as Step
 from ..compliance.tombstones import FILE, PREFIX, Tombstones
 from ..errors import InputError, Refused, VerificationError
 from ..privacy.ledger import Ledger
@@ -312,7 +311,7 @@ class Rights:
         self._look_again(subject, number)
         found = self.erasures.get(number)
         ordered = any(step.errand is Errand.ORDERED for step in found.steps)
-        self._log(
+        entry = self._log(
             "rights.erased",
             {
                 "erasure": number,
@@ -324,7 +323,7 @@ class Rights:
             },
         )
         told = _PENDING if ordered else _DONE
-        self.erasures.end(number, self.tombstones.name(subject), datetime.now(UTC), told)
+        self.erasures.end(number, self.tombstones.name(subject), datetime.now(UTC), told, entry)
         return self.erasures.get(number)
 
     def _look_again(self, subject: str, number: str) -> None:
@@ -366,17 +365,19 @@ class Rights:
                 count += self.erasures.settle(erasure.subject, "orders", datetime.now(UTC), _DONE)
         return count
 
-    def settle_elsewhere(self, number: str) -> None:
-        """Somebody has removed the files that no place declares; said by a person, as the name is forgotten.
+    def settle_by_hand(self, number: str, place: str) -> None:
+        """A person says that what an erasure ordered at a place was done: ``orders`` or ``elsewhere``.
 
         Raises:
-            InputError: no such erasure, or nothing of it is elsewhere.
+            InputError: no such erasure, or it has ordered nothing there.
         """
         erasure = self.erasures.get(number)
-        if not any(s.place == ELSEWHERE and s.errand is Errand.ORDERED for s in erasure.steps):
-            raise InputError(f"the erasure {number} has nothing left elsewhere")
-        self._log("rights.removed", {"erasure": number, "place": ELSEWHERE})
-        self.erasures.settle(erasure.subject, ELSEWHERE, datetime.now(UTC), _DONE)
+        if not any(s.place == place and s.errand is Errand.ORDERED for s in erasure.steps):
+            raise InputError(f"the erasure {number} has ordered nothing at {place!r}")
+        self._log("rights.removed", {"erasure": number, "place": place, "said": "by hand"})
+        if place == "orders":
+            self._places.register().clear(erasure.subject)
+        self.erasures.settle(erasure.subject, place, datetime.now(UTC), _DONE)
 
     def _left(self) -> list[tuple[str, str]]:
         """Customers of the table that have rows of before their erasure, with their tombstones."""
@@ -419,6 +420,7 @@ class Rights:
             delta = deltas.get(purposes.get(study, ""))
             spent = None if delta is None else ledger.epsilon(delta, study=study)
             known = spent is not None and math.isfinite(spent)
+            becomes = "retire" if action == "bound" and not known else action  # no bound, no claim
             fates.append(
                 ModelFate(
                     "",
@@ -427,7 +429,7 @@ class Rights:
                     spent if known else None,
                     delta if known else None,
                     partners if known else None,
-                    action,
+                    becomes,
                     "",
                 )
             )

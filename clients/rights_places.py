@@ -153,11 +153,19 @@ class NodePlaces:
     # ── consents ─────────────────────────────────────────────────────────────────────────────────
 
     def register(self) -> ConsentRegister:
-        return ConsentRegister(self._home.path / "consent.db")
+        """The node's register: a lost one must not come back empty.
+
+        Raises:
+            InputError: there is none.
+        """
+        file = self._home.path / "consent.db"
+        if not file.exists():
+            raise InputError(
+                f"{file}: no such file", remedy="foedus consent notice makes it; if it was lost, restore it"
+            )
+        return ConsentRegister(file)
 
     def _consents(self, subject: str) -> list[Row]:
-        if not (self._home.path / "consent.db").exists():
-            return []
         return [
             portable(
                 {

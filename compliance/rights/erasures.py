@@ -142,7 +142,7 @@ class Erasures:
                 (number, number, place, errand.value, count, outcome.why),
             )
 
-    def end(self, number: str, tombstone: str, at: datetime, reason: str) -> None:
+    def end(self, number: str, tombstone: str, at: datetime, reason: str, entry: int) -> None:
         """It is done: the subject's name leaves this file. Their waiting requests are over, with that reason.
 
         A request for the erasure itself stays in progress while a step is ordered.
@@ -156,13 +156,14 @@ class Erasures:
             now = micros("at", at)
             db.execute("UPDATE erasure SET subject = ?, ended = ? WHERE id = ?", (tombstone, now, number))
             db.execute(
-                "UPDATE request SET state = CASE WHEN kind = 'delete' THEN 'done' ELSE 'refused' END, reason = ?, closed = ? "
-                "WHERE subject = ? AND state IN ('open', 'in_progress') AND NOT (kind = 'delete' AND ?)",
-                (reason, now, subject, ordered),
+                "UPDATE request SET state = CASE WHEN kind = 'delete' THEN 'done' ELSE 'refused' END, reason = ?, closed = ?, "
+                "entry = ? WHERE subject = ? AND state IN ('open', 'in_progress') AND NOT (kind = 'delete' AND ?)",
+                (reason, now, entry, subject, ordered),
             )
             db.execute(
-                "UPDATE request SET state = 'in_progress', reason = ? WHERE subject = ? AND state = 'open'",
-                (reason, subject),
+                "UPDATE request SET state = 'in_progress', reason = ?, entry = ? "
+                "WHERE subject = ? AND state IN ('open', 'in_progress')",
+                (reason, entry, subject),
             )
             db.execute("UPDATE request SET subject = ?, note = '' WHERE subject = ?", (tombstone, subject))
             db.execute("UPDATE hold SET subject = ? WHERE subject = ?", (tombstone, subject))
