@@ -191,7 +191,7 @@ class NodePlaces:
         key = self._home.cohort_key()
         labels = {study: StudyKey(key, study).label(subject) for study in self._studies()}
         gone = self.register().erase(subject, labels, cleared=False)
-        if gone.records == 0:
+        if gone.kept == 0:
             return Outcome(Errand.EMPTY, 0)
         return Outcome(
             Errand.PSEUDONYMISED,

@@ -28,10 +28,11 @@ from .store import Granted, Withdrawn
 
 @dataclass(frozen=True)
 class Erased:
-    """How many grants and withdrawals of a subject go on under `tombstone`."""
+    """How many consents of a subject go on under `tombstone` since now, and how many do in all."""
 
     tombstone: str
     records: int
+    kept: int
 
 
 class Gone:
@@ -88,7 +89,6 @@ def erase(
         "SELECT DISTINCT purpose FROM granted WHERE subject = ? AND at <= ?", (subject, now)
     ).fetchall()
     store.insert_withdrawals(db, [(purpose, subject, now) for (purpose,) in purposes], known=False)
-    records = 0
     with store.unlocked(db):
         for (guardian,) in db.execute(
             "SELECT DISTINCT guardian FROM granted WHERE subject = ? AND guardian IS NOT NULL", (subject,)
@@ -97,9 +97,8 @@ def erase(
                 "UPDATE granted SET guardian = ? WHERE subject = ? AND guardian = ?",
                 (tombstones.name(guardian), subject, guardian),
             )
-        for table in ("granted", "withdrawn"):
-            done = db.execute(f"UPDATE {table} SET subject = ? WHERE subject = ?", (tombstone, subject))  # noqa: S608
-            records += done.rowcount
+        moved = db.execute("UPDATE granted SET subject = ? WHERE subject = ?", (tombstone, subject)).rowcount
+        db.execute("UPDATE withdrawn SET subject = ? WHERE subject = ?", (tombstone, subject))
         db.execute("UPDATE granted SET guardian = ? WHERE guardian = ?", (tombstone, subject))
         db.execute("DELETE FROM told WHERE instr(event, ?) > 0", (subject,))
     db.executemany(
@@ -107,4 +106,5 @@ def erase(
         [(tombstone, study, label) for study, label in labels.items()],
     )
     db.execute("INSERT INTO erased VALUES (NULL, ?, ?, ?)", (tombstone, now, int(cleared)))
-    return Erased(tombstone, records)
+    (kept,) = db.execute("SELECT count(*) FROM granted WHERE subject = ?", (tombstone,)).fetchone()
+    return Erased(tombstone, moved, kept)
