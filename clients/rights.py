@@ -89,8 +89,8 @@ class Rights:
         self.erasures = Erasures(home.path / "rights.db")
         self.holds = Holds(home.path / "rights.db")
         self.tombstones = Tombstones(home.path / FILE)
-        self._places = NodePlaces(home, self.audit, self.requests, self.tombstones)
-        self.map: DataMap = self._places.map()
+        self.places = NodePlaces(home, self.audit, self.requests, self.tombstones)
+        self.map: DataMap = self.places.map()
 
     # ── to know, to choose, to see ───────────────────────────────────────────────────────────────
 
@@ -114,7 +114,7 @@ class Rights:
     def choices(self, subject: str) -> list[Choice]:
         """Every purpose of the published notices, and what the subject said about it last."""
         _check(subject)
-        register, now = self._places.register(), datetime.now(UTC)
+        register, now = self.places.register(), datetime.now(UTC)
         last = {r.purpose: r for r in register.records(subject)}  # the latest grant comes last
         notices = sorted(register.notices().values(), key=lambda n: n.effective_from)
         found: dict[str, Choice] = {}
@@ -187,7 +187,7 @@ class Rights:
         sealed = {"customer": subject, "value": value, **({} if was is None else {"was": was})}
         if self.home.rights.table == "read-only" and place == "orders":
             return found.correct(subject, field, value, was)  # says no
-        self._log("rights.correcting", told, sealed, subject)
+        self.log("rights.correcting", told, sealed, subject)
         return found.correct(subject, field, value, was)
 
     def grant(
@@ -207,7 +207,7 @@ class Rights:
                 are not yet removed from the silo's table.
         """
         _check(subject)
-        register = self._places.register()
+        register = self.places.register()
         if register.closed(subject):
             raise Refused(
                 "ERASURE_PENDING",
@@ -233,7 +233,7 @@ class Rights:
         """
         _check(subject)
         note = ConsentLog(self.home).withdrawn(Withdrawal(subject, purpose), "rights")
-        self._places.register().withdraw(subject, purpose, record=note)
+        self.places.register().withdraw(subject, purpose, record=note)
 
     # ── requests ─────────────────────────────────────────────────────────────────────────────────
 
@@ -246,7 +246,7 @@ class Rights:
     def _note_request(self, step: str, request: Request) -> int:
         told = {"request": request.id, "kind": request.kind.value, "due": request.due.isoformat()}
         sealed = {"customer": request.subject, "note": request.note, "reason": request.reason}
-        return self._log(f"rights.{step}", told, sealed, request.subject)
+        return self.log(f"rights.{step}", told, sealed, request.subject)
 
     # ── erasure ──────────────────────────────────────────────────────────────────────────────────
 
@@ -299,7 +299,7 @@ class Rights:
         found = [(place.name, len(place.read(subject))) for place in self.map if place.personal]
         fates = self.models_of(subject, action)
         number = self.erasures.number()
-        self._log("rights.erasing", {"erasure": number, "models": len(fates)})
+        self.log("rights.erasing", {"erasure": number, "models": len(fates)})
         self.erasures.begin(number, subject, found, fates, datetime.now(UTC))
         return self.erasures.get(number)
 
@@ -311,7 +311,7 @@ class Rights:
         self._look_again(subject, number)
         found = self.erasures.get(number)
         ordered = any(step.errand is Errand.ORDERED for step in found.steps)
-        entry = self._log(
+        entry = self.log(
             "rights.erased",
             {
                 "erasure": number,
@@ -360,8 +360,8 @@ class Rights:
         for erasure in self.erasures.ordered():
             orders = [s for s in erasure.steps if s.place == "orders" and s.errand is Errand.ORDERED]
             if orders and erasure.subject not in left:
-                self._log("rights.removed", {"erasure": erasure.id, "place": "orders"})
-                self._places.register().clear(erasure.subject)
+                self.log("rights.removed", {"erasure": erasure.id, "place": "orders"})
+                self.places.register().clear(erasure.subject)
                 count += self.erasures.settle(erasure.subject, "orders", datetime.now(UTC), _DONE)
         return count
 
@@ -374,9 +374,9 @@ class Rights:
         erasure = self.erasures.get(number)
         if not any(s.place == place and s.errand is Errand.ORDERED for s in erasure.steps):
             raise InputError(f"the erasure {number} has ordered nothing at {place!r}")
-        self._log("rights.removed", {"erasure": number, "place": place, "said": "by hand"})
+        self.log("rights.removed", {"erasure": number, "place": place, "said": "by hand"})
         if place == "orders":
-            self._places.register().clear(erasure.subject)
+            self.places.register().clear(erasure.subject)
         self.erasures.settle(erasure.subject, place, datetime.now(UTC), _DONE)
 
     def _left(self) -> list[tuple[str, str]]:
@@ -400,12 +400,12 @@ class Rights:
 
         In the cohort is more than trained on: who has no rows in the study's window added nothing to it.
         """
-        register, runs = self._places.register(), dict[tuple[str, str], str]()
+        register, runs = self.places.register(), dict[tuple[str, str], str]()
         for use in uses(self.audit):
             key = (use.study, use.run)
             if key not in runs and register.was_in(subject, use.ask, use.at, until=use.until):
                 runs[key] = use.ask.purpose
-        subjects = self._places.subjects()
+        subjects = self.places.subjects()
         for touch in [] if subjects is None else subjects.touched(subject):
             if touch.use.what == "train":
                 runs.setdefault((touch.use.study, touch.use.run), "")
@@ -444,7 +444,7 @@ class Rights:
             InputError: it does not wait to be trained again, or the log has no cohort of the new run.
             VerificationError: somebody erased is in a cohort of the new run.
         """
-        register = self._places.register()
+        register = self.places.register()
         waiting = [m for m in self.erasures.models() if (m.study, m.run, m.state) == (study, run, "queued")]
         names = {self.erasures.get(m.erasure).subject for m in waiting}
         later = [use for use in uses(self.audit) if use.run == new_run]
@@ -456,7 +456,7 @@ class Rights:
                     f"entry {use.index}: somebody who was erased is in a cohort of run {new_run}"
                 )
         evidence = f"run {new_run}; cohorts in entries {later[0].index} to {later[-1].index}" if later else ""
-        self._log("rights.retrained", {"study": study, "run": run, "by": new_run})
+        self.log("rights.retrained", {"study": study, "run": run, "by": new_run})
         return self.erasures.retrained(study, run, evidence)
 
     # ── the rest ─────────────────────────────────────────────────────────────────────────────────
@@ -464,9 +464,10 @@ class Rights:
     def _tombstone(self, subject: str) -> str:
         return self.tombstones.name(subject, make=False)
 
-    def _log(
+    def log(
         self, action: str, details: dict[str, Any], sealed: dict[str, str] | None = None, subject: str = ""
     ) -> int:
+        """An entry of the audit log; what is `sealed` names a subject, and goes with the subject's key."""
         if sealed is None or subject.startswith(PREFIX):
             return self.audit.append(self.home.party, action, SUBJECT, details)
         told = {name: value for name, value in sealed.items() if value}

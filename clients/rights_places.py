@@ -189,7 +189,7 @@ class NodePlaces:
 
     def _erase_consents(self, subject: str) -> Outcome:
         key = self._home.cohort_key()
-        labels = {study: StudyKey(key, study).label(subject) for study in self._studies()}
+        labels = {study: StudyKey(key, study).label(subject) for study in self.studies()}
         gone = self.register().erase(subject, labels, cleared=False)
         if gone.kept == 0:
             return Outcome(Errand.EMPTY, 0)
@@ -199,7 +199,7 @@ class NodePlaces:
             "withdrawn, and kept three years as proof under a tombstone that names nobody without this node's key",
         )
 
-    def _studies(self) -> set[str]:
+    def studies(self) -> set[str]:
         """Every study that this node's log knows: one accepted only now may use a cohort of before the erasure."""
         found = {use.study for use in uses(self._audit)}
         for entry in self._audit.entries():

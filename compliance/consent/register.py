@@ -29,6 +29,7 @@ import pandas as pd
 from ...documents import parse_json
 from ...errors import InputError, VerificationError
 from ..auditlog.database import connection, establish, transaction
+from ..tombstones import PREFIX
 from . import erasing, rows, store
 from .decisions import Allowed, Ask, Cover, Denied, covers, may_use
 from .notices import Notice
@@ -262,6 +263,12 @@ class ConsentRegister:
         with connection(self._path) as db:
             rows = db.execute("SELECT tombstone, label FROM erased_label WHERE study = ?", (study,))
             return dict(rows.fetchall())
+
+    def ended_before(self, at: datetime) -> list[str]:
+        """Subjects all of whose consents had expired or were withdrawn before `at`; not those erased already."""
+        with connection(self._path) as db:
+            rows = db.execute(store.ENDED, {"at": micros("at", at), "erased": f"{PREFIX}%"}).fetchall()
+        return [subject for (subject,) in rows]
 
     def was_in(self, subject: str, ask: Ask, at: datetime, *, until: Marks | None = None) -> bool:
         """Whether `cohort` has this subject."""

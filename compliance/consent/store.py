@@ -91,6 +91,14 @@ COUNTS = """
         WHERE g.purpose = :purpose AND g.at <= :at
         GROUP BY g.subject)
 """
+ENDED = """
+    SELECT subject FROM (
+        SELECT g.subject AS subject, min(coalesce(g.expires_at, 9000000000000000000), coalesce(
+            (SELECT min(w.at) FROM withdrawn AS w WHERE w.purpose = g.purpose AND w.subject = g.subject AND w.at >= g.at),
+            9000000000000000000)) AS ended
+        FROM granted AS g WHERE g.subject NOT LIKE :erased
+    ) GROUP BY subject HAVING max(ended) < :at ORDER BY subject
+"""
 RECORDS = """
     SELECT record_id, subject, terms, at, expires_at,
            (SELECT min(w.at) FROM withdrawn AS w

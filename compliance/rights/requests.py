@@ -219,6 +219,16 @@ class Requests:
             )
         return self._step(number, State.REFUSED, reason)
 
+    def purge(self, numbers: Sequence[str], *, before: int) -> int:
+        """Delete requests that were closed before a time (microseconds). Returns how many."""
+        with transaction(self._path) as db:
+            db.execute("PRAGMA secure_delete = ON")
+            deleted = [
+                db.execute("DELETE FROM request WHERE id = ? AND closed < ?", (number, before)).rowcount
+                for number in numbers
+            ]
+        return sum(deleted)
+
     def _step(self, number: str, to: State, reason: str) -> Request:
         if len(reason) > _MOST_NOTE or (reason and not reason.isprintable()):
             raise InputError(f"a reason is printable text of at most {_MOST_NOTE} characters")
