@@ -48,6 +48,8 @@ class Calendar:
             content = yaml.safe_load(read_text(path))
         except yaml.YAMLError as error:
             raise InputError(f"{path}: not YAML: {error}") from error
+        except ValueError as error:  # what looks like a day, and is none
+            raise InputError(f"{path}: no day: {error}") from error
         if not isinstance(content, dict) or not content.keys() <= {"zone", "holidays", "workdays"}:
             raise InputError(f"{path}: a calendar has zone, holidays and workdays, and nothing else")
         zone = content.get("zone", _ZONE)

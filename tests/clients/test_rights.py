@@ -6,8 +6,10 @@ import json
 import os
 import shutil
 import signal
+import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 
@@ -15,21 +17,24 @@ import duckdb
 import pandas as pd
 import pytest
 import yaml
+from support.disks import small_disk
 from support.orders import PURPOSE, make_draft, small_world
 
+from foedus import cli
 from foedus.clients.home import Home
 from foedus.clients.lineage import subjects_of
+from foedus.clients.retention import Retention
 from foedus.clients.rights import Rights
 from foedus.clients.scoring import score_to
 from foedus.compliance.auditlog.log import AuditLog
 from foedus.compliance.consent import Ask, ConsentRegister, Grant, proofs, vocabulary
 from foedus.compliance.rights import Errand, Kind, State
 from foedus.demo.simulate import simulate
-from foedus.errors import InputError, Refused, VerificationError
+from foedus.errors import FoedusError, InputError, Refused, VerificationError
 from foedus.privacy.ledger import Ledger
 
 NODE = "aster-music"
-KINDS = ("csv", "parquet", "duckdb")
+Said = Callable[..., tuple[int, str]]
 
 
 @dataclass
@@ -113,7 +118,24 @@ def silo(played: Path, tmp_path: Path) -> Silo:
     return Silo(home, played.parent / "model.json", who, other)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.fixture
+def foedus(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Said:
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*words: object) -> tuple[int, str]:
+        capsys.readouterr()
+        code: object = 0
+        try:
+            cli.main([str(word) for word in words])
+        except SystemExit as end:
+            code = end.code
+        told = capsys.readouterr()
+        return int(code or 0), told.out + told.err  # type: ignore[call-overload]
+
+    return run
+
+
+@pytest.mark.parametrize("kind", ["csv", "duckdb"])
 def test_what_access_shows_erasure_removes_at_every_place(silo: Silo, kind: str) -> None:
     silo.table(kind)
     silo.settings(table="rewrite")
@@ -345,3 +367,105 @@ def test_damaged_rights_are_said(silo: Silo) -> None:
     file.write_bytes(file.read_bytes()[:2048] + os.urandom(2048) + file.read_bytes()[4096:])
     with pytest.raises((VerificationError, InputError)):
         Rights(silo.home).requests.waiting()
+
+
+def test_a_full_disk_in_the_middle_is_said_and_the_erasure_goes_on_later(silo: Silo, tmp_path: Path) -> None:
+    silo.settings(table="rewrite")
+    with small_disk(tmp_path / "small", 16) as disk:
+        shutil.copytree(silo.home.path, disk.path / "node")
+        silo.home = Home.load(disk.path / "node")
+        rights = silo.rights
+        disk.fill(leave=24 * 1024)
+        with pytest.raises(FoedusError, match=r"full|space"):
+            for _ in range(20):  # it may fit: every erasure leaves records
+                rights.erase(silo.who)
+                rights.erase(silo.other)
+        disk.free()
+        for report in (*silo.rights.resume(), silo.rights.erase(silo.who)):
+            assert report.complete
+        assert silo.named_in(silo.who) == []
+
+
+def test_retention_purges_what_is_old_and_keeps_records_and_what_is_held(silo: Silo) -> None:
+    silo.settings(table="rewrite")
+    closed = silo.rights.requests.open(Kind.ACCESS, silo.other)
+    silo.rights.requests.done(closed.id)
+    scores = silo.score()
+    silo.register.withdraw(silo.who, PURPOSE)
+    now, later = datetime.now(UTC), datetime.now(UTC) + timedelta(days=1000)
+    due = {d.place: d.count for d in Retention(silo.home).show()}
+    assert due["orders"] > 0
+    assert due == {"orders": due["orders"], "scores": 0, "lineage": 0, "consents": 0, "requests": 0}
+    with pytest.raises(Refused, match="more than a month ago"):
+        Retention(silo.home, clock=lambda: later).purge()
+    with pytest.raises(Refused, match="nothing is purged"):
+        Retention(silo.home, clock=lambda: now - timedelta(days=1)).purge()
+    retention = Retention(silo.home)
+    hold = retention.hold("an audit of the authority", "dora")
+    assert retention.purge() == []
+    retention.lift(hold, "dora")
+    hold = retention.hold("civil case", "dora", silo.other)
+    old = silo.rights.access(silo.other)["orders"]
+    done = {d.place: d for d in retention.purge()}
+    assert set(done) == {"orders"}
+    assert done["orders"].held > 0
+    assert silo.rights.access(silo.other)["orders"] == old
+    oldest = (now - timedelta(days=silo.rights.treaty.retention_days)).date().isoformat()
+    assert all(row["date"] >= oldest for row in silo.rights.access(silo.who)["orders"])
+    trail = [e.record for e in silo.rights.audit.entries() if b'"retention.purged"' in e.body]
+    assert [(r["details"]["place"], r["details"]["records"]) for r in trail] == [
+        ("orders", done["orders"].count)
+    ]
+    # Three years on: scores, uses and the name of who withdrew are old; the request is a record, and just so.
+    far = Retention(silo.home, clock=lambda: datetime.now(UTC) + timedelta(days=1096))
+    assert {d.place for d in far.show() if d.count} >= {"consents"}
+    assert [d.count for d in far.show() if d.place == "requests"] == [0]
+    beyond = Retention(silo.home, clock=lambda: datetime.now(UTC) + timedelta(days=1097))
+    held = {d.place: d.held for d in beyond.show()}
+    assert held["requests"] == held["scores"] == 1
+    beyond.lift(hold, "dora")
+    assert {d.place for d in beyond.purge(clock_checked=True)} == {
+        "orders",
+        "scores",
+        "lineage",
+        "consents",
+        "requests",
+    }
+    assert not scores.exists()
+    assert silo.register.records(silo.who) == []
+    assert silo.rights.requests.all() == []
+
+
+def test_the_desk_answers_by_command(silo: Silo, foedus: Said, tmp_path: Path) -> None:
+    node, out = silo.home.path, tmp_path / "all.json"
+    code, said = foedus("rights", "open", node, silo.who, "--kind", "delete", "--note", "goodbye")
+    assert code == 0
+    number = said.split(",")[0]
+    assert number in foedus("rights", "queue", node)[1]
+    assert foedus("rights", "access", node, silo.who, "--out", out)[0] == 0
+    assert out.stat().st_mode & 0o777 == 0o600
+    assert json.loads(out.read_text())["requests"][0]["note"] == "goodbye"
+    assert foedus("rights", "access", node, silo.who, "--out", out)[0] == 2
+    with zipfile.ZipFile(tmp_path / "all.zip", "w"):
+        pass
+    (tmp_path / "all.zip").unlink()
+    assert foedus("rights", "access", node, silo.who, "--out", tmp_path / "all.zip")[0] == 0
+    with zipfile.ZipFile(tmp_path / "all.zip") as bundle:
+        assert len(bundle.read("orders.csv").splitlines()) > 1
+    assert foedus("rights", "withdraw", node, silo.who, "--purpose", PURPOSE)[0] == 0
+    code, said = foedus("rights", "erase", node, silo.who)
+    assert code == 0
+    assert "NOT complete" in said
+    assert silo.who not in said
+    assert "waits at orders" in foedus("rights", "queue", node)[1]
+    assert foedus("rights", "settle", node, "--names")[1].split() == [silo.who]
+    assert "1 erased customers are still" in foedus("rights", "settle", node)[1]
+    assert "stated" in foedus("rights", "models", node)[1]
+    code, said = foedus("retention", "purge", node, "--dry-run")
+    assert code == 0
+    assert "would be purged" in said
+    assert foedus("retention", "hold", node, "--reason", "civil case", "--by", "dora")[0] == 0
+    assert "civil case" in foedus("retention", "show", node)[1]
+    assert foedus("rights", "erase", node, silo.other)[0] == 3
+    assert foedus("rights", "refuse", node, number, "--reason", "")[0] == 2
+    assert foedus("rights", "open", node, silo.who, "--kind", "forget")[0] == 2
