@@ -272,16 +272,29 @@ class Rights:
         return self._carry_out(under_way[0] if under_way else self._begin(subject, action))
 
     def resume(self) -> list[ErasureReport]:
-        """Finish the erasures that were interrupted. Call it when a process starts.
+        """Finish the erasures that were interrupted, and do anew those that a restored register has forgotten.
+
+        Call it when a process starts.
 
         Raises:
             Refused, InputError, VerificationError: as `erase`.
         """
-        reports = []
+        reports = [self.erase(subject) for subject in self._brought_back()]
         for erasure in self.erasures.under_way():
             self._require_no_hold(erasure.subject)
             reports.append(self._carry_out(erasure))
         return reports
+
+    def _brought_back(self) -> list[str]:
+        """Erased customers whom the register of consents knows again, as an old copy of it was restored."""
+        ended = {e.subject for e in self.erasures.ended()}
+        if not ended:
+            return []
+        register = self.places.register()
+        forgotten = ended - register.erased()
+        if not forgotten:
+            return []
+        return [s for s in register.subjects() if self.tombstones.name(s, make=False) in forgotten]
 
     def _require_no_hold(self, subject: str) -> None:
         holds: list[Hold] = self.holds.on(subject)

@@ -253,6 +253,17 @@ class ConsentRegister:
 
     # ── asking it ────────────────────────────────────────────────────────────────────────────────
 
+    def erased(self) -> set[str]:
+        """The tombstones of everybody who was erased from this register."""
+        with connection(self._path) as db:
+            return {name for (name,) in db.execute("SELECT DISTINCT tombstone FROM erased")}
+
+    def subjects(self) -> list[str]:
+        """Everybody this register names."""
+        query = "SELECT subject FROM granted UNION SELECT subject FROM withdrawn"
+        with connection(self._path) as db:
+            return [name for (name,) in db.execute(query) if not name.startswith(PREFIX)]
+
     def closed(self, subject: str) -> bool:
         """Whether this subject was erased and the silo's table still has their old orders: no consent takes effect."""
         with connection(self._path) as db:

@@ -208,9 +208,13 @@ class Erasures:
         """The erasures that ended of one subject."""
         return self._select("subject = ?", (tombstone,))
 
+    def ended(self) -> list[Erasure]:
+        """All that ended."""
+        return self._select("ended IS NOT NULL", ())
+
     def ordered(self) -> list[Erasure]:
         """Those that ended with something left for people to do."""
-        return [e for e in self._select("ended IS NOT NULL", ()) if not e.complete]
+        return [e for e in self.ended() if not e.complete]
 
     # ── models ───────────────────────────────────────────────────────────────────────────────────
 

@@ -215,6 +215,22 @@ def test_an_old_import_revives_nobody_and_a_new_consent_is_a_new_customer(silo: 
         silo.register.grant("erased:00", PURPOSE, notice_version=old.notice_version)
 
 
+def test_a_restored_register_brings_nobody_back(silo: Silo, tmp_path: Path) -> None:
+    silo.settings(table="rewrite")
+    shutil.copy(silo.home.path / "consent.db", tmp_path / "backup.db")
+    silo.rights.erase(silo.who)
+    shutil.copy(tmp_path / "backup.db", silo.home.path / "consent.db")
+    assert silo.register.records(silo.who)
+    (report,) = silo.rights.resume()  # as a node does when it starts
+    assert report.complete
+    assert silo.register.records(silo.who) == []
+    assert silo.rights.resume() == []
+    (silo.home.path / "erasure.key").unlink()
+    version = next(iter(silo.register.notices()))
+    with pytest.raises(InputError, match="erased customers are known by it"):
+        silo.register.grant(silo.other, PURPOSE, notice_version=f"{version}/en")
+
+
 def test_a_table_that_is_read_only_is_an_order_and_a_closed_gate(silo: Silo) -> None:
     request = silo.rights.requests.open(Kind.DELETE, silo.who, "zh")
     report = silo.rights.erase(silo.who)
