@@ -75,6 +75,28 @@ def log(
     typer.echo(audit.root().hex())
 
 
+@node_app.command()
+def clock(
+    directory: Directory,
+    officer: Annotated[str, typer.Option(help="Your name.", show_default=False)],
+    reason: Annotated[str, typer.Option(help="Why the log's time goes back.", show_default=False)],
+) -> None:
+    """Let the node's log go on where its last entries were made under a clock that was ahead.
+
+    A log takes no entry of a time before its last one's: a clock that is set back would bring withdrawn consents back. Set
+    the machine's clock right first; your name and reason stand in the log for good.
+
+    Example: foedus node clock node --officer dora --reason "the year had been mistyped"
+    """
+    from ..compliance.auditlog.log import AuditLog
+    from .home import Home
+
+    home = Home.load(directory)
+    audit = AuditLog(home.path / "audit.db", f"foedus node {home.party}", create=False)
+    audit.set_clock(officer, reason)
+    typer.echo("the log goes on at the time of now")
+
+
 @node_app.command("party")
 def party_block(directory: Directory) -> None:
     """Print your block of the treaty: name and two public keys, to paste under `parties:`.

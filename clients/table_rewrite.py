@@ -120,7 +120,7 @@ def old_rows(path: Path, column: str, date: str, oldest: str, keep: Collection[s
             old = table.filter(table[date].cast("date") < oldest)
             if keep:
                 old = old.filter(~old[column].cast("string").fill_null("").isin(sorted(keep)))
-            count += int(old.count().execute())
+            count += int(old.count().to_pyarrow().as_py())
     return count
 
 
@@ -200,7 +200,7 @@ def _count(path: Path) -> int:
     total = 0
     for name in sources.columns(path):
         with sources.table(path, name) as table:
-            total += int(table.count().execute())
+            total += int(table.count().to_pyarrow().as_py())
     return total
 
 
@@ -231,7 +231,7 @@ def _without_old(path: Path, new: Path, column: str, date: str, oldest: str, kee
         header, raw = next(rows)
         who = header.index(column)
         with sources.table(path, "orders", text={column}) as table:  # the engine knows what a date is
-            days = table[date].cast("date").cast("string").execute().tolist()
+            days = table[date].cast("date").cast("string").to_pyarrow().to_pylist()
         with new.open("wb") as file:
             file.write(raw)
             for day, (row, line) in zip(days, rows, strict=True):

@@ -16,9 +16,10 @@ changed entries, is in itself a flawless log: only someone who kept an earlier h
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,10 +34,14 @@ from .sqlite import SCHEMA, SqliteStore
 from .store import Grown, Place, Store, missing
 
 SEALED = "sealed"  # the field of an entry's details that commits to its payload
+CLOCK_SET = "clock.set"  # the action after which the log's time may be an earlier one
+MAX_SKEW = timedelta(minutes=5)  # that a clock may be behind the last entry's, as clocks of one machine are
 SHREDDED = "payloads.shredded"  # the action that says of how many payloads a key was deleted
 _PAGE = (
     1_000  # entries per read: a reader of a file holds its lock for one page, or commits would wait for it
 )
+_SETTING = b'{"action":"%s",' % CLOCK_SET.encode()
+_TIME = re.compile(rb',"time":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z)"}')
 _FIELDS = {"time": str, "actor": str, "action": str, "subject": str, "details": dict}
 Result = TypeVar("Result")
 Row = tuple[str, str, str, Mapping[str, Any]]
@@ -64,6 +69,21 @@ class Entry:
     def leaf(self) -> bytes:
         """The leaf hash, for `merkle.verify_inclusion`."""
         return merkle.leaf_hash(self.body)
+
+    @property
+    def time(self) -> datetime:
+        """When it was appended, as it stands at the end of the bytes; aware, UTC.
+
+        Raises:
+            VerificationError: there is none.
+        """
+        found = _TIME.fullmatch(self.body[-38:])
+        try:
+            if found is not None:
+                return datetime.fromisoformat(found[1].decode())
+        except ValueError:  # a 13th month
+            pass
+        raise VerificationError(f"entry {self.index}: it does not end in its time")
 
     @property
     def record(self) -> dict[str, Any]:
@@ -240,9 +260,10 @@ class AuditLog:
         """One transaction for several callers' rows; the indices of each."""
         ranges: list[range] = []
 
-        def make(size: int, get_node: merkle.GetNode) -> Grown:
+        def make(size: int, last: bytes, get_node: merkle.GetNode) -> Grown:
             edge = merkle.right_edge(get_node, size)
-            time = b',"time":%s}' % canonical(_rfc3339(self._clock()))
+            setting = any(row.startswith(_SETTING) for rows in batch for row in rows)
+            time = b',"time":"%s"}' % self._time(Entry(size - 1, last), setting=setting).encode()
             entries: list[tuple[int, bytes]] = []
             nodes: list[tuple[int, int, bytes]] = []
             ranges.clear()
@@ -259,6 +280,35 @@ class AuditLog:
 
         self._store.append(make)
         return ranges
+
+    def _time(self, last: Entry, *, setting: bool) -> str:
+        """The time of the entry after `last`: now, but never before it.
+
+        Raises:
+            InputError: the clock is behind by more than `MAX_SKEW`.
+        """
+        now = self._clock()
+        text = _rfc3339(now)
+        if not last.body or setting or last.time <= now:
+            return text
+        if last.time - now > MAX_SKEW:
+            raise InputError(
+                f"{self.name}: its last entry is of {_rfc3339(last.time)}, and the clock says {text}: nothing is logged "
+                "under a clock that was set back",
+                remedy="set the clock; if the earlier entries were made under a clock that was ahead, have an officer say so "
+                "with `foedus node clock` or `foedus server clock`",
+            )
+        return _rfc3339(last.time)
+
+    def set_clock(self, actor: str, reason: str) -> int:
+        """Let the log go on at the time of now, whatever its last entry says; who says so, and why, is an entry of it.
+
+        Raises:
+            InputError: no reason.
+        """
+        if not reason.strip():
+            raise InputError("the log goes on under another clock for a reason, which stands in it")
+        return self.append(actor, CLOCK_SET, "", {"reason": reason})
 
     # ── heads and proofs ─────────────────────────────────────────────────────────────────────────
 
@@ -351,7 +401,8 @@ class AuditLog:
 
         1. The store finds itself in order; the tables and triggers are those of an audit log.
         2. There are as many entries and tree nodes as a log of this size has.
-        3. Every entry has the five fields.
+        3. Every entry has the five fields, and is not of an earlier time than the one before by more than `MAX_SKEW`,
+           but where somebody set the clock (`set_clock`).
         4. Every stored node is the hash of what is below it.
         5. Every sealed payload is there and hashes to its entry's commitment, or its key was shredded; and no more
            keys are gone than the log says were shredded.
@@ -367,12 +418,18 @@ class AuditLog:
             )
         edge: list[bytes] = []
         closed = shredded = 0
+        before = datetime.min.replace(tzinfo=UTC)
         for low in range(0, size, _PAGE):
             high = min(low + _PAGE, size)
             stored = self._store.completed(low, high)
             commitments: list[str] = []
             for entry in self.entries(low, high):
                 record = entry.record  # 3.
+                if before - entry.time > MAX_SKEW and record["action"] != CLOCK_SET:
+                    raise VerificationError(
+                        f"{self.name}: entry {entry.index} is of {record['time']}, long before the one before it"
+                    )
+                before = entry.time
                 shredded += _shredded(record)
                 commitments += [found for found in [commitment_in(record)] if found is not None]
                 computed, edge = merkle.grow(edge, entry.index, entry.leaf)

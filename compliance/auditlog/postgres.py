@@ -1,9 +1,10 @@
 """A log in a PostgreSQL database: the same entries, tree and duty as in a file.
 
 ``postgresql://app@host/database#schema``, with libpq's parameters; the schema is ``foedus_log`` by default, and holds one
-log. Whoever owns the database makes it once, with the statements of `ddl`::
+log. Whoever owns the database makes it once, with the statements of `postgres_schema`::
 
-    foedus server log-sql --role foedus_app | psql --dbname foedus
+    foedus server log-sql --role foedus_app > log.sql
+    psql --dbname foedus --file log.sql
 
 - The role that writes owns nothing and may SELECT and INSERT, nothing else; a role that may more is refused. Triggers,
   enabled ALWAYS, refuse UPDATE, DELETE and TRUNCATE of the owner's, too, as well as rows out of order. That stops accidents,
@@ -19,99 +20,35 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from ...errors import FoedusError, InputError, Unreachable, VerificationError
-from .merkle import GetNode
 from .payloads import Sealed
-from .store import Grown, Held, Place, damaged, missing
+from .postgres_schema import (
+    BODIES,
+    COLUMNS,
+    DEFAULT_SCHEMA,
+    FUNCTIONS,
+    KEYS,
+    NAME,
+    PRIMARY,
+    ROLE,
+    TABLES,
+    TRIGGERS,
+    triggers,
+)
+from .store import Held, Make, Place, damaged, missing
 
 if TYPE_CHECKING:
     import psycopg
 
-DEFAULT_SCHEMA = "foedus_log"
 LOCK_SECONDS = 30
 CONNECT_SECONDS = 10
 _IDLE_SECONDS = 0.2  # after which a session is asked whether it is there
-_NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}", re.ASCII)
-_TABLES = {
-    "log": (("origin", "text", True),),
-    "entry": (("seq", "bigint", True), ("body", "bytea", True)),
-    "node": (("level", "smallint", True), ("idx", "bigint", True), ("hash", "bytea", True)),
-    "payload": (("commitment", "bytea", True), ("key_id", "text", True), ("sealed", "bytea", True)),
-}
-_KEYS = {
-    "entry": "PRIMARY KEY (seq)",
-    "node": "PRIMARY KEY (level, idx), CHECK (length(hash) = 32)",
-    "payload": "PRIMARY KEY (commitment), CHECK (length(commitment) = 32)",
-}
-# Bodies of the trigger functions; `examine` compares them, so a changed one is seen.
-_REFUSE = "BEGIN RAISE EXCEPTION '% is append-only', TG_TABLE_NAME USING ERRCODE = 'integrity_constraint_violation'; END"
-_NEXT = (
-    "BEGIN IF NEW.seq <> (SELECT coalesce(max(seq) + 1, 0) FROM {schema}.entry) THEN "
-    "RAISE EXCEPTION 'entry is append-only' USING ERRCODE = 'integrity_constraint_violation'; "
-    "END IF; RETURN NEW; END"
-)
-_ONE = (
-    "BEGIN IF EXISTS (SELECT 1 FROM {schema}.log) THEN "
-    "RAISE EXCEPTION 'log is append-only' USING ERRCODE = 'integrity_constraint_violation'; "
-    "END IF; RETURN NEW; END"
-)
-_FUNCTIONS = {"refuse": _REFUSE, "next_entry": _NEXT, "one_log": _ONE}
-_INSERTS = {"entry": "next_entry", "log": "one_log"}
-
-
-def _triggers() -> dict[tuple[str, str], tuple[str, str]]:
-    """``(table, trigger) -> (when, function)``."""
-    found: dict[tuple[str, str], tuple[str, str]] = {}
-    for table in _TABLES:
-        found[table, f"{table}_change"] = ("BEFORE DELETE OR UPDATE ON {} FOR EACH ROW", "refuse")
-        found[table, f"{table}_truncate"] = ("BEFORE TRUNCATE ON {} FOR EACH STATEMENT", "refuse")
-        if table in _INSERTS:
-            found[table, f"{table}_insert"] = ("BEFORE INSERT ON {} FOR EACH ROW", _INSERTS[table])
-    return found
-
-
-def ddl(role: str, schema: str = DEFAULT_SCHEMA) -> str:
-    """The statements that make an empty log, for its owner to run; `role` (which exists) is who will write to it.
-
-    Raises:
-        InputError: a name that is not lower-case letters, digits and underscores.
-    """
-    for name in (role, schema):
-        if not _NAME.fullmatch(name):
-            raise InputError(
-                f"{name!r}: a role or schema is named by lower-case letters, digits and underscores"
-            )
-    lines = ["BEGIN;", f"CREATE SCHEMA {schema};"]
-    for table, columns in _TABLES.items():
-        parts = [f"{name} {kind} NOT NULL" for name, kind, _ in columns]
-        parts += [_KEYS[table]] if table in _KEYS else []
-        lines.append(f"CREATE TABLE {schema}.{table} ({', '.join(parts)});")
-    lines.append(f"CREATE INDEX payload_key ON {schema}.payload (key_id);")
-    for name, body in _FUNCTIONS.items():
-        lines.append(
-            f"CREATE FUNCTION {schema}.{name}() RETURNS trigger LANGUAGE plpgsql AS "
-            f"$${body.format(schema=schema)}$$;"
-        )
-    for (table, trigger), (when, function) in _triggers().items():
-        lines += [
-            f"CREATE TRIGGER {trigger} {when.format(f'{schema}.{table}')} EXECUTE FUNCTION {schema}.{function}();",
-            f"ALTER TABLE {schema}.{table} ENABLE ALWAYS TRIGGER {trigger};",
-        ]
-    lines += [
-        f"REVOKE ALL ON SCHEMA {schema} FROM PUBLIC;",
-        f"REVOKE ALL ON ALL TABLES IN SCHEMA {schema} FROM PUBLIC;",
-        f"GRANT USAGE ON SCHEMA {schema} TO {role};",
-        f"GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA {schema} TO {role};",
-        "COMMIT;",
-    ]
-    return "\n".join(lines) + "\n"
 
 
 def is_database(place: object) -> bool:
@@ -247,7 +184,7 @@ class PostgresStore:
     def __init__(self, url: str, origin: str, *, create: bool) -> None:
         base, _, schema = url.partition("#")
         self._schema, self._statements = schema or DEFAULT_SCHEMA, dict[str, Any]()
-        if not is_database(url) or not _NAME.fullmatch(self._schema):
+        if not is_database(url) or not NAME.fullmatch(self._schema):
             raise InputError(
                 "the log's database is no postgresql://ROLE@HOST/DATABASE, with #SCHEMA in lower-case letters, digits "
                 "and underscores if it is another than foedus_log"
@@ -291,12 +228,15 @@ class PostgresStore:
 
     def size(self) -> int:
         with self._reading() as db:
-            return self._size(db)
+            row = db.execute(self._sql("SELECT coalesce(max(seq) + 1, 0) FROM {}.entry")).fetchone()
+        return 0 if row is None else int(row[0])
 
-    def append(self, make: Callable[[int, GetNode], Grown]) -> None:
+    def append(self, make: Make) -> None:
         with self._writing() as db, db.transaction():
             self._take_lock(db)
-            size = self._size(db)
+            query = self._sql("SELECT seq, body FROM {}.entry ORDER BY seq DESC LIMIT 1")
+            last = db.execute(query, binary=True).fetchone()
+            size = 0 if last is None else int(last[0]) + 1
             edge = [(level, (size >> level) - 1) for level in range(size.bit_length()) if size >> level & 1]
             kept = self._nodes(db, edge)
 
@@ -305,7 +245,7 @@ class PostgresStore:
                     raise missing(self.name, (level, index))
                 return kept[level, index]
 
-            grown = make(size, get)
+            grown = make(size, b"" if last is None else last[1], get)
             for table, columns, rows in (
                 ("entry", "seq, body", grown.entries),
                 ("node", "level, idx, hash", grown.nodes),
@@ -313,7 +253,7 @@ class PostgresStore:
                 if rows:
                     copy = self._sql(f"COPY {{}}.{table} ({columns}) FROM STDIN (FORMAT binary)")
                     with db.cursor() as cursor, cursor.copy(copy) as out:
-                        out.set_types([kind for _, kind, _ in _TABLES[table]])
+                        out.set_types([kind for _, kind, _ in TABLES[table]])
                         for row in rows:
                             out.write_row(row)
 
@@ -347,10 +287,6 @@ class PostgresStore:
             raise damaged(self.name, "it has no size")
         return Held(*map(int, row))
 
-    def _size(self, db: psycopg.Connection[Any]) -> int:
-        row = db.execute(self._sql("SELECT coalesce(max(seq) + 1, 0) FROM {}.entry")).fetchone()
-        return 0 if row is None else int(row[0])
-
     def _nodes(self, db: psycopg.Connection[Any], places: Sequence[Place]) -> dict[Place, bytes]:
         if not places:
             return {}
@@ -365,24 +301,24 @@ class PostgresStore:
     # ── its form ─────────────────────────────────────────────────────────────────────────────────
 
     def _check_form(self, db: psycopg.Connection[Any]) -> None:
-        """Raise unless tables, triggers and their functions are those of `ddl`."""
+        """Raise unless tables, triggers and their functions are those of `postgres_schema.ddl`."""
         columns: dict[str, list[tuple[str, str, bool]]] = {}
-        for table, *column in db.execute(_COLUMNS, (self._schema,)).fetchall():
+        for table, *column in db.execute(COLUMNS, (self._schema,)).fetchall():
             columns.setdefault(table, []).append((column[0], column[1], column[2]))
-        if not set(_TABLES) <= set(columns):
+        if not set(TABLES) <= set(columns):
             raise InputError(f"{self.name}: no audit log is in schema {self._schema}", remedy=_MAKE)
         wanted = {
             (table, trigger, "A", when.format(f"{self._schema}.{table}"), function)
-            for (table, trigger), (when, function) in _triggers().items()
+            for (table, trigger), (when, function) in triggers().items()
         }
-        found = {(t, g, e, d, f) for t, g, e, d, f in db.execute(_TRIGGERS, (self._schema,)).fetchall()}
-        bodies = dict(db.execute(_BODIES, (self._schema,)).fetchall())
-        keys = dict(db.execute(_PRIMARY, (self._schema,)).fetchall())
+        found = {(t, g, e, d, f) for t, g, e, d, f in db.execute(TRIGGERS, (self._schema,)).fetchall()}
+        bodies = dict(db.execute(BODIES, (self._schema,)).fetchall())
+        keys = dict(db.execute(PRIMARY, (self._schema,)).fetchall())
         if (
-            {table: tuple(columns[table]) for table in columns} != _TABLES
+            {table: tuple(columns[table]) for table in columns} != TABLES
             or found != wanted
-            or bodies != {name: body.format(schema=self._schema) for name, body in _FUNCTIONS.items()}
-            or keys != {table: key.split(", CHECK")[0] for table, key in _KEYS.items()}
+            or bodies != {name: body.format(schema=self._schema) for name, body in FUNCTIONS.items()}
+            or keys != {table: key.split(", CHECK")[0] for table, key in KEYS.items()}
         ):
             raise VerificationError(
                 f"{self.name}: the tables or triggers of an audit log were changed",
@@ -390,7 +326,7 @@ class PostgresStore:
             )
 
     def _check_role(self, db: psycopg.Connection[Any]) -> None:
-        row = db.execute(_ROLE, (self._schema, self._schema)).fetchone()
+        row = db.execute(ROLE, (self._schema, self._schema)).fetchone()
         role, superuser, owner, more = row or ("nobody", True, True, True)
         if superuser or owner or more:
             why = "is a superuser" if superuser else "owns the log" if owner else "may change entries"
@@ -449,31 +385,3 @@ def _named(base: str, schema: str) -> str:
         raise InputError("the log's database is not given by a URL that PostgreSQL takes") from None
     host = parts.get("host") or "localhost"
     return f"postgresql://{host}/{parts.get('dbname') or parts.get('user') or ''}#{schema}"
-
-
-_COLUMNS = """
-SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull
-FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-WHERE n.nspname = %s AND c.relkind IN ('r', 'p', 'v', 'm', 'f') ORDER BY c.relname, a.attnum"""
-_TRIGGERS = r"""
-SELECT c.relname, t.tgname, t.tgenabled,
-       regexp_replace(regexp_replace(pg_get_triggerdef(t.oid), '^CREATE TRIGGER \S+ ', ''), ' EXECUTE .*$', ''), p.proname
-FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
-JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
-WHERE n.nspname = %s AND NOT t.tgisinternal"""
-_BODIES = """
-SELECT p.proname, p.prosrc FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
-WHERE n.nspname = %s"""
-_PRIMARY = """
-SELECT c.relname, pg_get_constraintdef(k.oid) FROM pg_catalog.pg_constraint k
-JOIN pg_catalog.pg_class c ON c.oid = k.conrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-WHERE n.nspname = %s AND k.contype = 'p'"""
-_ROLE = """
-SELECT current_user,
-       (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user),
-       EXISTS (SELECT 1 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-               WHERE n.nspname = %s AND (pg_has_role(c.relowner, 'MEMBER') OR pg_has_role(n.nspowner, 'MEMBER'))),
-       EXISTS (SELECT 1 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-               WHERE n.nspname = %s AND c.relkind = 'r' AND has_table_privilege(c.oid, 'UPDATE, DELETE, TRUNCATE, TRIGGER'))
-"""

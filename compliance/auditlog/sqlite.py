@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
@@ -22,9 +22,8 @@ from pathlib import Path
 from ... import durable
 from ...errors import InputError
 from .database import Schema, append_only, connection, establish, ours
-from .merkle import GetNode
 from .payloads import SqliteRows
-from .store import Grown, Held, Place, damaged, missing
+from .store import Held, Make, Place, damaged, missing
 
 SCHEMA = Schema(
     title="an audit log",
@@ -126,7 +125,7 @@ class SqliteStore:
         with self._reading() as db:
             return _size(db)
 
-    def append(self, make: Callable[[int, GetNode], Grown]) -> None:
+    def append(self, make: Make) -> None:
         with self._writing() as db, durable.writing(db):
 
             def get(level: int, index: int) -> bytes:
@@ -136,7 +135,8 @@ class SqliteStore:
                 return bytes(row[0])
 
             # Other processes append too: size and right edge are read anew under the lock, never kept.
-            grown = make(_size(db), get)
+            last = db.execute("SELECT seq, body FROM entry ORDER BY seq DESC LIMIT 1").fetchone()
+            grown = make(0, b"", get) if last is None else make(last[0] + 1, last[1], get)
             db.executemany("INSERT INTO entry VALUES (?, ?)", grown.entries)
             db.executemany("INSERT INTO node VALUES (?, ?, ?)", grown.nodes)
 

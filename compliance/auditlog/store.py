@@ -6,7 +6,7 @@ give the same roots and proofs, and one test suite runs on both.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from ...errors import VerificationError
@@ -32,6 +32,12 @@ class Held(NamedTuple):
     nodes: int
 
 
+class Make(Protocol):
+    """What to add to a log of `size` entries, of which `last` is the last one's body (empty: there is none)."""
+
+    def __call__(self, size: int, last: bytes, get_node: GetNode) -> Grown: ...
+
+
 class Store(Protocol):
     """Threads and processes may share one; every method raises InputError where the place can't be reached."""
 
@@ -46,8 +52,8 @@ class Store(Protocol):
     def size(self) -> int:
         """The number of entries."""
 
-    def append(self, make: Callable[[int, GetNode], Grown]) -> None:
-        """Add what `make` gives for the size of now, in one transaction that no other writer is in; on disk on return.
+    def append(self, make: Make) -> None:
+        """Add what `make` gives for the log of now, in one transaction that no other writer is in; on disk on return.
 
         Raises:
             VerificationError: a row that is there already, or leaves a gap.

@@ -16,8 +16,8 @@ from support.orders import PURPOSE, make_draft, small_world
 
 from foedus import cli
 from foedus.clients.home import Home, Settings
-from foedus.compliance.auditlog.log import AuditLog
-from foedus.compliance.consent import ConsentRegister
+from foedus.compliance.auditlog.log import AuditLog, customer_key
+from foedus.compliance.consent import ConsentRegister, Notice
 from foedus.demo.simulate import simulate
 from foedus.documents import Envelope, SigningKey, parse_json
 
@@ -148,3 +148,56 @@ def test_notices_grants_and_receipts(tmp_path: Path, foedus: Said) -> None:
     assert code == 0 and NODE in said
     assert foedus("consent", "receipt", node, "nobody", "--out", node.parent / "r.json")[0] == 2
     assert foedus("consent", "receipt", node, "child", "--out", out)[0] == 2  # never overwritten
+
+
+def test_what_is_told_of_customers_is_in_the_nodes_log_and_shown_to_its_people(
+    tmp_path: Path, foedus: Said
+) -> None:
+    home = Home.create(tmp_path / "node", Settings(party=NODE, server="127.0.0.1:1", table="orders.parquet"))
+    node, log = home.path, AuditLog(home.path / "audit.db", f"foedus node {NODE}")
+    ConsentRegister(node / "consent.db").publish(
+        Notice.checked(content("2026-01", purposes={PURPOSE: [PURCHASES]}), "notice")
+    )
+    rows = tmp_path / "rows.csv"
+    rows.write_text(
+        f"subject,purpose,notice_version,granted_at\nK1,{PURPOSE},2026-01/en,2026-02-01T00:00:00+00:00\n",
+        encoding="utf-8",
+    )
+    purpose = ("--purpose", PURPOSE)
+    assert foedus("consent", "import", node, rows)[0] == 0
+    assert foedus("consent", "grant", node, "K-7", *purpose, "--notice", "2026-01/en")[0] == 0
+    assert foedus("consent", "withdraw", node, "K-7", *purpose)[0] == 0
+    assert foedus("consent", "withdraw", node, "nobody", *purpose)[0] == 2
+    told = [(r["action"], r["subject"], r["details"]) for r in (e.record for e in log.entries())]
+    assert told[0] == ("consent.imported", "", {"rows": 1, "source": "csv"})
+    assert [t[:2] for t in told[1:]] == [("consent.granted", "customer"), ("consent.withdrawn", "customer")]
+    assert all(b"K-7" not in entry.body for entry in log.entries())
+
+    code, said = foedus("node", "log", node)
+    assert code == 0 and said.count("customer K-7") == 2 and "notice 2026-01/en" in said
+    assert log.shred(NODE, customer_key("K-7")) == 2
+    code, said = foedus("node", "log", node, "--since", 1)
+    assert code == 0 and "K-7" not in said and said.count("sealed shredded") == 2 and "imported" not in said
+    shutil.rmtree(node / "audit-keys")
+    AuditLog(node / "audit.db", f"foedus node {NODE}").append(NODE, "x", "", {}, sealed={"a": 1}, key="k")
+    shutil.rmtree(node / "audit-keys")
+    code, said = foedus("node", "log", node)
+    assert code == 4 and "deleted keys without a word" in said
+
+
+def test_a_log_whose_clock_was_ahead_goes_on_when_an_officer_says_so(tmp_path: Path, foedus: Said) -> None:
+    home = Home.create(tmp_path / "node", Settings(party=NODE, server="127.0.0.1:1", table="orders.parquet"))
+    ahead = AuditLog(
+        home.path / "audit.db", f"foedus node {NODE}", clock=lambda: datetime.now(UTC) + timedelta(days=365)
+    )
+    ahead.append(NODE, "x", "", {})
+    ConsentRegister(home.path / "consent.db").publish(
+        Notice.checked(content("2026-01", purposes={PURPOSE: [PURCHASES]}), "notice")
+    )
+    asked = ("consent", "grant", home.path, "K-7", "--purpose", PURPOSE, "--notice", "2026-01/en")
+    code, said = foedus(*asked)
+    assert code == 2 and "under a clock that was set back" in said and "foedus node clock" in said
+    assert ConsentRegister(home.path / "consent.db").records("K-7") == []
+    assert foedus("node", "clock", home.path, "--officer", "dora", "--reason", "a typo")[0] == 0
+    assert foedus(*asked)[0] == 0
+    assert [e.record["action"] for e in ahead.entries()] == ["x", "clock.set", "consent.granted"]

@@ -23,7 +23,9 @@ from support.consents import CRM, PURCHASES, T0, day, notice
 
 from foedus.clients.cohort import Cohorts
 from foedus.clients.consent_hook import MAX_BYTES, create_app, load_secret, signature
+from foedus.clients.consent_log import ConsentLog
 from foedus.clients.home import Home, Settings
+from foedus.compliance.auditlog.log import AuditLog, customer_key
 from foedus.compliance.consent import Allowed, Ask, ConsentRegister, Denied
 from foedus.errors import InputError
 
@@ -282,3 +284,33 @@ def test_a_withdrawal_told_to_another_process_is_in_force_within_a_second(node: 
         served.kill()
     assert max(waited) < 1, waited
     assert os.getpid() != served.process.pid
+
+
+def test_each_event_is_in_the_nodes_log_sealed(register: ConsentRegister, tmp_path: Path) -> None:
+    home = Home.create(tmp_path / "node", Settings(party="s", server="127.0.0.1:1", table="orders.parquet"))
+    client = InProcess(create_app(register, SECRET, log=ConsentLog(home)))
+    assert tell(client, "e1", granted("C-7"))[0] == 200
+    assert tell(client, "e2", withdrawn("C-7", day(2)))[0] == 200
+    assert tell(client, "e2", withdrawn("C-7", day(2)))[1]["taken"] is False
+    assert tell(client, "e3", granted("C-8", notice_version="1999/en"))[0] == 422
+    log = AuditLog(home.path / "audit.db", "foedus node s", create=False)
+    records = [entry.record for entry in log.entries()]
+    assert [(r["action"], r["subject"]) for r in records] == [
+        ("consent.granted", "customer"),
+        ("consent.withdrawn", "customer"),
+    ]
+    assert all(b"C-7" not in entry.body for entry in log.entries())
+    for index in range(2):
+        opening = log.open_payload(index)
+        assert opening is not None and opening.payload["customer"] == "C-7"
+    assert log.shred("s", customer_key("C-7")) == 2
+    assert log.open_payload(0) is None
+    log.check()
+
+
+def test_nothing_is_taken_that_cannot_be_logged(register: ConsentRegister, tmp_path: Path) -> None:
+    home = Home.create(tmp_path / "node", Settings(party="s", server="127.0.0.1:1", table="orders.parquet"))
+    client = InProcess(create_app(register, SECRET, log=ConsentLog(home)))
+    (home.path / "audit.db").unlink()
+    assert tell(client, "e1", granted("C-7"))[0] == 503
+    assert register.records("C-7") == []

@@ -20,6 +20,7 @@ from foedus.compliance.auditlog import merkle
 from foedus.compliance.auditlog import postgres as store
 from foedus.compliance.auditlog.checkpoint import open_checkpoint
 from foedus.compliance.auditlog.log import AuditLog, customer_key
+from foedus.compliance.auditlog.postgres_schema import ddl
 from foedus.documents import SigningKey
 from foedus.errors import FoedusError, InputError, Unreachable, VerificationError
 
@@ -297,7 +298,7 @@ class TestRoles:
                 AuditLog(bad, ORIGIN)
             assert "secret" not in str(refused.value)
         with pytest.raises(InputError, match="lower-case"):
-            store.ddl("app; DROP TABLE x")
+            ddl("app; DROP TABLE x")
 
 
 # ── PostgreSQL: its troubles ─────────────────────────────────────────────────────────────────────

@@ -68,8 +68,8 @@ class Mine:
                 self._after(patch, Checkpoint, name)
             append = AuditLog.append
 
-            def appended(log: AuditLog, actor: str, action: str, *rest: Any) -> int:
-                found = append(log, actor, action, *rest)
+            def appended(log: AuditLog, actor: str, action: str, *rest: Any, **sealed: Any) -> int:
+                found = append(log, actor, action, *rest, **sealed)
                 if actor == "coordinator":
                     self.step(action)
                 return found

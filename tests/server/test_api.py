@@ -45,6 +45,7 @@ ROUTES: list[tuple[str, str, set[str]]] = [
     ("POST", "/v1/runs/1/stop", {"scientist", "admin", "officer"}),
     ("GET", "/v1/log/checkpoint", READERS),
     ("GET", "/v1/log/entries", READERS),
+    ("GET", "/v1/log/payload?index=0", READERS),
     ("GET", "/v1/log/proof/consistency?old=0&new=0", READERS),
     ("GET", "/v1/log/proof/inclusion?index=0&size=1", READERS),
     ("GET", "/v1/treaty", ANY),
@@ -195,8 +196,8 @@ def test_from_submission_to_a_finished_run(world: World) -> None:
     assert world.actions() == ["study.submitted", *["study.approved"] * 6, "run.started", "run.refused"]
     actor, _, subject, details = world.audit()[0]
     assert (actor, subject) == ("a-scientist", study.digest)
+    assert len(details.pop("sealed")) == 44  # the title, as a commitment
     assert details == {
-        "title": "churn of the shops",
         "author": "alice",
         "purpose": PURPOSE,
         "epsilon": 4.0,

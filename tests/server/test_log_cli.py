@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -101,6 +102,37 @@ def test_a_server_that_shows_another_log(
     monkeypatch.setattr(ApiClient, "log_entries", lying)
     code, out, err = officer.log()
     assert (code, out) == (4, "") and "Traceback" not in err
+
+
+def test_what_an_entry_has_sealed_is_shown_until_it_is_shredded(
+    officer: Officer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = officer.world.submitted(title="what Mr Wang fears")
+    code, out, _ = officer.log()
+    assert code == 0 and "sealed {title what Mr Wang fears}" in " ".join(out.split())
+    assert b"Wang" not in next(officer.world.desk.log.entries(0, 1)).body
+
+    real = ApiClient._json
+
+    def lying(self: ApiClient, method: str, path: str, body: bytes = b"") -> Any:
+        found = real(self, method, path, body) if body else real(self, method, path)
+        return found | {"payload": {"title": "harmless"}} if "/payload" in path else found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ApiClient, "_json", lying)
+        code, out, err = officer.log()
+        assert (code, out) == (4, "") and "commits to" in err
+
+    monkeypatch.setattr("sys.argv", ["foedus"])
+    home = officer.world.desk.home
+    for told in ("shredded 1 texts", "no text"):
+        with pytest.raises(SystemExit) as end:
+            cli.main(["server", "shred-study", str(home), study.digest])
+        assert not end.value.code and told in officer._capsys.readouterr().out
+    code, out, _ = officer.log()
+    assert code == 0 and "sealed shredded" in " ".join(out.split()) and "Wang" not in out
+    officer.world.desk.log.check()
+    assert officer.world.audit()[-1][1:] == ("payloads.shredded", "", {"payloads": 1})
 
 
 def test_a_head_of_another_key(officer: Officer, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -37,6 +38,7 @@ from foedus.errors import FoedusError, InputError, VerificationError
 
 ORIGIN = "treaty.example/log"
 KEY = SigningKey(Ed25519PrivateKey.from_private_bytes(b"\x07" * 32))
+TIME = "2026-11-22T13:48:57.123456Z"
 DEPTHS = ("rows", "leaves", "rebuilt")
 Bodies = list[bytes]
 
@@ -53,7 +55,7 @@ def _other(rng: random.Random) -> bytes:
         "subject": f"{rng.getrandbits(64):x}",
         "details": {},
     }
-    return canonical({**record, "time": "2026-11-22T13:48:57.123456Z"})
+    return canonical({**record, "time": TIME})
 
 
 def edit(bodies: Bodies, seen: int, rng: random.Random) -> Bodies:
@@ -195,7 +197,7 @@ class Base:
     @classmethod
     def make(cls, folder: Path, size: int) -> Base:
         path = folder / f"honest-{size}.db"
-        log = AuditLog(path, ORIGIN)
+        log = AuditLog(path, ORIGIN, clock=lambda: datetime.fromisoformat(TIME))
         log.append_many([("dpo@bank", "study.approved", f"study-{i}", {"n": i}) for i in range(size)])
         return cls(path, [entry.body for entry in log.entries()])
 

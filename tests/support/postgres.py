@@ -18,7 +18,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from foedus.compliance.auditlog import postgres
+from foedus.compliance.auditlog import postgres_schema
 from foedus.compliance.auditlog.log import AuditLog
 
 from . import log_attacks
@@ -103,7 +103,7 @@ class Cluster:
     def log(self) -> str:
         """The URL of a new, empty log."""
         schema = f"log_{next(_numbers)}"
-        self.execute(postgres.ddl("app", schema))
+        self.execute(postgres_schema.ddl("app", schema))
         return self.url(schema=schema)
 
     def _run(self, command: Sequence[str]) -> None:
@@ -159,10 +159,14 @@ class Ground:
 
 
 @contextmanager
-def cluster(*, in_memory: bool = True) -> Iterator[Cluster]:
-    """A running cluster; in memory, if there is a /dev/shm, fsync costs nothing."""
+def cluster(place: Path | None = None) -> Iterator[Cluster]:
+    """A running cluster; in memory by default, if there is a /dev/shm, where fsync costs nothing.
+
+    Args:
+        place: a directory on the disk that it should use.
+    """
     memory = Path("/dev/shm")  # noqa: S108
-    with tempfile.TemporaryDirectory(dir=memory if in_memory and memory.is_dir() else None) as name:
+    with tempfile.TemporaryDirectory(dir=place or (memory if memory.is_dir() else None)) as name:
         made = Cluster(Path(name))
         try:
             made.make()
