@@ -14,14 +14,9 @@
     ledger.db      what customers have paid, for life
     journal.db     what was done once and is not done again
     log-head       the last head of the server's audit log
-<<<<<<< HEAD
-    audit.db       the node's own audit log
+    audit.db       the node's own audit log; what it has sealed is in audit-payloads.db, the keys in audit-keys/
     lineage.db     the node's own lineage (OpenLineage events)
     subjects.db    which customers went into what, under pseudonyms keyed by lineage.key (both mode 0600)
-=======
-    audit.db       the node's own audit log; what it has sealed is in audit-payloads.db, the keys in audit-keys/
-    lineage.jsonl  the node's own lineage
->>>>>>> auditlog
     watch.db       what the watch has learned, its alerts and blocks; watch.yaml its settings
 """
 
