@@ -183,7 +183,10 @@ class SiloApp:
                     self.lineage.refuse(envelope.digest, asked.run, purpose, began, reason)
             elif action == "vector":
                 request, _ = m.VectorRequest.read(message)
-                self.lineage.fail(request.run, request.round, reason)
+                if not any(
+                    request.round in run.reserved for run in self._of(request.run)
+                ):  # else it was given
+                    self.lineage.fail(request.run, request.round, reason)
         except FoedusError as error:
             _log.warning("a refusal is not in the lineage: %s", error.message)
 
@@ -371,9 +374,9 @@ class SiloApp:
         if request.round not in run.settled:  # asked again, with fewer to answer, it costs nothing more
             plan = run.permit.study.round(request.round, self.guard.treaty)
             self.guard.settle(run.reserved[request.round], plan, request.survivors)
-            self.lineage.settle(run.permit, plan, request.survivors)
             event = plan.cost(len(request.survivors), self.guard.treaty)
             run.settled[request.round] = {"round": request.round, "task": plan.task, **to_json(event)}
+        self.lineage.settle(run.permit, request.round, request.survivors)
         reply = m.AnswerReply(
             statement=statement.to_json(),
             seeds=m.boxes_to_json(seeds),

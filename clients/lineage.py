@@ -133,9 +133,11 @@ class NodeLineage:
         if entry is None:
             raise InputError(f"round {plan.round}: no cohort stands in the audit log")
         notes = self._runs[permit.run]
-        if notes.recorded.get(side) is not dataset:
-            customers = dataset.customers[dataset.first].tolist()
-            self.subjects.record(Use(permit.digest, permit.run, side), customers)
+        before = notes.recorded.get(side)
+        if before is not dataset:  # after a withdrawal nobody is new, and a million need not be hashed again
+            known = set() if before is None else set(before.customers.tolist())
+            new = set(dataset.customers.tolist()) - known
+            self.subjects.record(Use(permit.digest, permit.run, side), new)
             notes.recorded[side] = dataset
         party, told = self._home.party, entry.record["details"]
         used = names.cohort(
@@ -159,12 +161,13 @@ class NodeLineage:
         self.store.emit(*events, begun)
         notes.rounds[plan.round] = begun
 
-    def settle(self, permit: Permit, plan: RoundPlan, survivors: Sequence[str]) -> None:
-        """The node helps to open a round's sum over these silos."""
+    def settle(self, permit: Permit, number: int, survivors: Sequence[str]) -> None:
+        """The node helps to open a round's sum over these silos. Told again, nothing more is written."""
         notes = self._runs[permit.run]
-        begun = notes.rounds.pop(plan.round, None)
-        if begun is None:  # told already: asked again with fewer to answer, or failed on the way
+        begun = notes.rounds.get(number)
+        if begun is None:
             return
+        plan = permit.study.round(number, self._treaty)
         features = begun.inputs[0]
         given = names.update(self._home.party, permit.digest, permit.run, plan.round)
         from_features = [self._column(features, name) for name in _columns(permit.study)]
@@ -179,28 +182,28 @@ class NodeLineage:
                 facets={**begun.facets, f.SecureSum.facet: told},
             )
         )
+        del notes.rounds[number]
 
     def fail(self, run: str, number: int, reason: str) -> None:
         """A round is refused. `reason` says nothing of data."""
         notes = self._runs.get(run)
         if notes is None:
             return
-        begun = notes.rounds.pop(number, None)
-        if begun is None:
-            begun = notes.event("round", "START", (), ())
-            self.store.emit(begun, _ended(begun, "FAIL", reason))
-        else:
-            self.store.emit(_ended(begun, "FAIL", reason))
+        known = notes.rounds.get(number)
+        begun = known or notes.event("round", "START", (), ())
+        self.store.emit(*([] if known else [begun]), _ended(begun, "FAIL", reason))
+        notes.rounds.pop(number, None)
 
     def end(self, run: str, epsilon: float) -> None:
         """The run is over for this node; rounds whose sum was never opened are aborted. Once is enough."""
         notes = self._runs.get(run)
         if notes is None or notes.ended:
             return
-        notes.ended = True
         left = [_ended(begun, "ABORT", UNOPENED) for begun in notes.rounds.values()]
         facets = {**notes.facets, f.DpCost.facet: self._cost(notes.permit.study, epsilon)}
         self.store.emit(*left, self._own(notes, "COMPLETE", (), facets))
+        notes.rounds.clear()
+        notes.ended = True
 
     def _own(
         self, notes: _Notes, kind: EventType, inputs: Sequence[Dataset], facets: Mapping[str, f.Json]

@@ -153,8 +153,9 @@ def take(
 ) -> None:
     """Take somebody else's events in, all or none: the server's from a bundle of evidence, or a partner's from a file.
 
-    A bundle must be signed by the coordinator of this directory's treaty. Nothing vouches for a plain file but whom you have it
-    from, so --from names them. Events in the name of this directory's owner that are not here already are refused.
+    A bundle must be signed by the coordinator of this directory's treaty. Nothing vouches for a plain file but whom you
+    have it from, so --from names them. Events in anybody else's name are refused, and those in the name of this
+    directory's owner that are not here already.
 
     Example: foedus lineage take node evidence.zip
 
@@ -172,12 +173,12 @@ def take(
         signer = treaty.coordinator.origin
         manifest.check(evidence.KIND, signer, treaty.coordinator.signing_key)
         events = parse_lines(files.get("lineage.jsonl", b""), f"{file}, lineage.jsonl")
-        origin = f"{signer}, signed"
+        party, origin = signer, f"{signer}, signed"
     elif origin is None:
         raise InputError(f"{file}: whose events are these?", remedy="say --from NAME")
     else:
-        events = read_events(file)
-    new = store.take(events, origin)
+        party, events = origin, read_events(file)
+    new = store.take(events, origin, party)
     say(f"{len(events)} events of {origin}: {new} new, {len(events) - new} known already")
 
 

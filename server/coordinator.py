@@ -230,9 +230,8 @@ def _carry(grid: Grid, case: Case, store: Store, home: Path) -> None:
 def _log_failure(case: Case, reason: str) -> None:
     if case.ended() is None:
         case.record("run.failed", {}, sealed={"reason": reason})
-        with suppress(
-            FoedusError
-        ):  # the audit log has it, and a lineage that can't be written must not hide it
+        # The audit log has it: a lineage that can't be written must not hide why the run failed.
+        with suppress(FoedusError):
             RunLineage(case).failed(reason)
 
 

@@ -69,12 +69,12 @@ class RunLineage:
     ) -> str:
         """Model and metrics were released. Returns the run's events as JSON lines, as they are kept.
 
-        Of each silo first what its receipt says, as its own lineage is its own; then each release; then the end.
+        Of each silo in a sum first what its receipt says; then each release; then the end.
         """
         case = self._case
         events: list[Event] = []
-        for silo, receipt in sorted(receipts.items()):
-            for number, (given, made) in enumerate(self._by_receipt(silo, receipt)):
+        for silo in sorted({silo for s in case.sums for silo in s.survivors}):
+            for number, (given, made) in enumerate(self._by_receipt(silo, receipts.get(silo))):
                 events += pair(self._part(f"silo {silo}", [str(number)], given, made, {}))
         origins = [
             names.document("study", case.origin, self._study),
@@ -96,10 +96,15 @@ class RunLineage:
         """The coordinator ends the run without a release."""
         self.store.emit(self._own("FAIL", (), {**self._facets, "errorMessage": f.error(reason[:500])}))
 
-    def _by_receipt(self, silo: str, receipt: Envelope) -> Iterator[tuple[list[Dataset], list[Dataset]]]:
-        """What a silo took and gave, a hundred rounds an event: of a thousand, one event would be too large."""
+    def _by_receipt(
+        self, silo: str, receipt: Envelope | None
+    ) -> Iterator[tuple[list[Dataset], list[Dataset]]]:
+        """What a silo took and gave, a hundred rounds an event: of a thousand, one event would be too large.
+
+        Of a silo that was lost on the way, and signed no receipt, the cohorts are not known here.
+        """
         case = self._case
-        entries = receipt.payload.get("cohorts")
+        entries = None if receipt is None else receipt.payload.get("cohorts")
         known = entries if isinstance(entries, dict) else {}
         rounds = [s.round for s in case.sums if silo in s.survivors]
         orders = names.table(silo, case.study.table.name)

@@ -142,11 +142,16 @@ class Store:
         """
         return self._written([_Row.of(event, OWN) for event in events])
 
-    def take(self, events: Sequence[Json], origin: str) -> int:
+    def take(self, events: Sequence[Json], origin: str, party: str | None = None) -> int:
         """Events that somebody else made, all or none. Returns how many were not here before.
 
+        Args:
+            origin: from where they are, in words.
+            party: who made them: then none may be in another party's name. (What is not of foedus may be in any.)
+
         Raises:
-            InputError: one is malformed, or in the name of this store's owner without being here.
+            InputError: one is malformed, in another party's name, or in the name of this store's owner without
+                being here.
         """
         if origin == OWN or not origin.isprintable() or not origin:
             raise InputError("events are taken from somebody else, who is named on one line")
@@ -155,6 +160,13 @@ class Store:
                 e.check(event)
             except InputError as error:
                 raise InputError(f"event {number}: {error.message}") from error
+            space = event["job"]["namespace"]
+            if (
+                party is not None
+                and space.startswith("foedus://")
+                and space not in (f"foedus://{party}", self.namespace)
+            ):
+                raise InputError(f"event {number}: {party} speaks in the name of {space}")
         return self._written([_Row.of(event, origin) for event in events])
 
     def _written(self, rows: list[_Row]) -> int:

@@ -149,7 +149,12 @@ def lines(found: Trace) -> Sequence[str]:
     )
     add("approvals", (f"{a.level}{f' of {a.party}' if a.party else ''}: {a.decision} {a.digest}" for a in sorted(found.approvals, key=lambda a: (a.level, a.party or "", a.digest))))  # fmt: skip
     add("tables", (f"{party}: {name}" for party, name in sorted(found.tables)))
-    add("consent", _snapshots(found.merged()))
+    known = {snapshot.silo for snapshot in found.snapshots}
+    silent = sorted({party for party, _ in found.updates} - known)
+    add(
+        "consent",
+        [*_snapshots(found.merged()), *(f"{p}: not known here: it signed no receipt" for p in silent)],
+    )
     by_party: dict[str, int] = {}
     for party, _ in found.updates:
         by_party[party] = by_party.get(party, 0) + 1

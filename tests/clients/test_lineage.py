@@ -203,6 +203,15 @@ def test_a_refused_round_fails_and_says_no_more_than_the_server_heard(play: Rehe
     transcribed(last.event)
 
 
+def test_a_vector_that_was_given_is_not_told_as_failed(play: Rehearsal) -> None:
+    play.set_up()
+    store = Store(play.home(NODE) / "lineage.db")
+    assert play.ask(NODE, play.vector_request(NODE, 1), play.weights).refusal is None
+    again = play.ask(NODE, play.vector_request(NODE, 1, boxes=False, log=play.case.head("dune-media")), b"")
+    assert again.refusal is not None and again.refusal.code != "ALREADY_DONE"
+    assert ends(store, "round") == ["START"]  # its sum may yet be opened
+
+
 def test_a_refused_study_fails_at_once(play: Rehearsal) -> None:
     said = play.ask(NODE, play.keys_request(NODE, approvals=[]))
     assert said.refusal is not None and said.refusal.code == "APPROVAL_MISSING"

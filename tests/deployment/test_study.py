@@ -18,10 +18,13 @@ from support.orders import make_draft, order_log
 
 from foedus.clients.home import Home
 from foedus.compliance.auditlog.log import AuditLog
+from foedus.compliance.evidence import read as read_bundle
+from foedus.compliance.lineage import Store, tracing
 from foedus.demo import world
 from foedus.demo.deploy import Deployment, client, deployed, free_ports
 from foedus.demo.simulate import prepare
 from foedus.demo.world import World
+from foedus.documents import Envelope
 from foedus.errors import FoedusError, Refused
 from foedus.federation.study import Draft
 from foedus.federation.verification import Report, verify
@@ -121,6 +124,21 @@ def test_a_study_survives_a_killed_node_and_its_evidence_verifies(stage: Stage, 
     for name in ("aster-music", "birch-records", "cedar-sound"):
         ledger = Ledger(stage.world.homes[name] / "ledger.db")
         assert ledger.epsilon(1e-5, study=stage.digest) == pytest.approx(report.epsilon, abs=1e-9)
+
+
+def test_a_model_is_traced_to_the_table_of_the_killed_node_too(stage: Stage, tmp_path: Path) -> None:
+    path, report = evidence(stage, tmp_path)
+    server, (_, files) = Store(stage.world.server / "lineage.db"), read_bundle(path)
+    model = Envelope.loads(files["release/model.json"]).digest
+    found = tracing.trace(server, model)
+    assert found.tables == {(party, "orders") for party in stage.world.homes}
+    assert {s.silo for s in found.snapshots} == set(stage.world.homes) - {VICTIM}  # it signed no receipt
+    assert len(found.sums) == report.study.rounds and len(found.releases) == 2
+    assert server.lines(study=stage.digest, run=stage.run) == files["lineage.jsonl"]
+    for name in ("aster-music", "birch-records"):
+        node = Store(stage.world.homes[name] / "lineage.db")
+        told = [s.event for s in node.events(study=stage.digest, run=stage.run)]
+        assert sum(e["job"]["name"].endswith("/round") for e in told) == 2 * report.study.rounds
 
 
 def test_what_the_killed_node_uploaded_stays_spent(stage: Stage) -> None:

@@ -131,6 +131,11 @@ def test_only_its_owner_speaks_in_a_stores_name(tmp_path: Path) -> None:
     broken = [*mine, {**mine[0], "eventTime": "yesterday"}]
     with pytest.raises(InputError, match="event 3: eventTime"):
         server.take(broken, "somebody")
+    silo = lineage(tmp_path, "shop-a")
+    a_silo(silo, "shop-a", 1)
+    his = [s.event for s in silo.events()]
+    with pytest.raises(InputError, match=r"event 1: shop-b speaks in the name of foedus://shop-a"):
+        server.take(his, "a file", "shop-b")
     for nobody in ("", "own", "a\nb"):
         with pytest.raises(InputError):
             server.take(mine, nobody)
