@@ -10,7 +10,6 @@ became of each; their name leaves ``rights.db``. A process that dies leaves a pl
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -19,7 +18,6 @@ from ..compliance import treaty as treaties
 from ..compliance.auditlog.log import AuditLog, customer_key
 from ..compliance.consent import Grant, Withdrawal
 from ..compliance.consent.notices import Language
-from ..compliance.consent.proofs import uses
 from ..compliance.consent.records import check_text
 from ..compliance.rights import (
     Calendar,
@@ -38,11 +36,12 @@ from ..compliance.rights import (
 )
 from ..compliance.tombstones import FILE, PREFIX, Tombstones
 from ..errors import InputError, Refused, VerificationError
-from ..privacy.ledger import Ledger
 from . import table_rewrite
 from .consent_log import SUBJECT, ConsentLog
 from .home import Home
-from .rights_places import NodePlaces, strays
+from .rights_models import ModelsTouched
+from .rights_places import NodePlaces
+from .strays import strays
 
 ErasureReport = Erasure
 ELSEWHERE = "elsewhere"
@@ -91,6 +90,7 @@ class Rights:
         self.tombstones = Tombstones(home.path / FILE)
         self.places = NodePlaces(home, self.audit, self.requests, self.tombstones)
         self.map: DataMap = self.places.map()
+        self._models = ModelsTouched(home, self.treaty, self.audit, self.places, self.erasures)
 
     # ── to know, to choose, to see ───────────────────────────────────────────────────────────────
 
@@ -153,13 +153,13 @@ class Rights:
                 else f"ε = {fate.epsilon:.4g}, δ = {fate.delta:g}, m = {fate.partners}"
             )
             told.append(
-                f"您的数据可能参与训练了研究 {fate.study[:12]}(运行 {fate.run})的模型;单个客户的隐私损失上限:{bound or '无法说明'}。"
+                f"您的数据可能参与训练了研究 {fate.study[:12]}（运行 {fate.run}）的模型；单个客户的隐私损失上限：{bound or '无法说明'}。"
                 if language == "zh"
                 else f"Your data may have gone into the model of study {fate.study[:12]}, run {fate.run}; "
                 f"what it can tell of one customer is bounded by {bound or 'nothing that can be stated'}."
             )
         rest = {
-            "zh": "模型只给出概率评分;foedus 本身不作任何决定,是否据此作出决定由本公司负责,您可以要求人工复核。",
+            "zh": "模型只给出概率评分；foedus 本身不作任何决定，是否据此作出决定由本公司负责，您可以要求人工复核。",
             "en": "A model gives a probability. foedus decides nothing by it; whether the company does is for the company to"
             " say, and you may ask for a person to look at it.",
         }
@@ -409,66 +409,16 @@ class Rights:
     # ── models ───────────────────────────────────────────────────────────────────────────────────
 
     def models_of(self, subject: str, action: str = "bound") -> list[ModelFate]:
-        """The models a subject may have been trained into: of every study in whose cohort they were, at this silo.
-
-        In the cohort is more than trained on: who has no rows in the study's window added nothing to it.
-        """
-        register, runs = self.places.register(), dict[tuple[str, str], str]()
-        for use in uses(self.audit):
-            key = (use.study, use.run)
-            if key not in runs and register.was_in(subject, use.ask, use.at, until=use.until):
-                runs[key] = use.ask.purpose
-        subjects = self.places.subjects()
-        for touch in [] if subjects is None else subjects.touched(subject):
-            if touch.use.what == "train":
-                runs.setdefault((touch.use.study, touch.use.run), "")
-        if not runs:
-            return []
-        ledger = Ledger(self.home.path / "ledger.db", self.home.party)
-        purposes = {line.study: line.purpose for line in ledger.lines()}
-        deltas = {terms.purpose: terms.delta for terms in self.treaty.purposes}
-        partners = self.treaty.overlap.max_partners_per_customer
-        fates = []
-        for study, run in sorted(runs):
-            delta = deltas.get(purposes.get(study, ""))
-            spent = None if delta is None else ledger.epsilon(delta, study=study)
-            known = spent is not None and math.isfinite(spent)
-            becomes = "retire" if action == "bound" and not known else action  # no bound, no claim
-            fates.append(
-                ModelFate(
-                    "",
-                    study,
-                    run,
-                    spent if known else None,
-                    delta if known else None,
-                    partners if known else None,
-                    becomes,
-                    "",
-                )
-            )
-        return fates
+        """The models a subject may have been trained into, at this silo (`ModelsTouched.of`)."""
+        return self._models.of(subject, action)
 
     def retrained(self, study: str, run: str, new_run: str) -> int:
         """A queued model was trained again by `new_run`, without whoever was erased. Returns for how many of them.
 
-        Believed only if this node's audit log has cohorts of the new run, and none has one of the erased.
-
         Raises:
-            InputError: it does not wait to be trained again, or the log has no cohort of the new run.
-            VerificationError: somebody erased is in a cohort of the new run.
+            InputError, VerificationError: as `ModelsTouched.evidence`; or it does not wait to be trained again.
         """
-        register = self.places.register()
-        waiting = [m for m in self.erasures.models() if (m.study, m.run, m.state) == (study, run, "queued")]
-        names = {self.erasures.get(m.erasure).subject for m in waiting}
-        later = [use for use in uses(self.audit) if use.run == new_run]
-        if waiting and (not later or new_run == run):
-            raise InputError(f"this node's audit log has no cohort of a later run {new_run!r}")
-        for use in later:
-            if any(register.was_in(name, use.ask, use.at, until=use.until) for name in names):
-                raise VerificationError(
-                    f"entry {use.index}: somebody who was erased is in a cohort of run {new_run}"
-                )
-        evidence = f"run {new_run}; cohorts in entries {later[0].index} to {later[-1].index}" if later else ""
+        evidence = self._models.evidence(study, run, new_run)
         self.log("rights.retrained", {"study": study, "run": run, "by": new_run})
         return self.erasures.retrained(study, run, evidence)
 

@@ -313,6 +313,7 @@ def test_a_model_whose_cost_is_unknown_is_retired_not_bounded(silo: Silo) -> Non
     (silo.home.path / "ledger.db").unlink()
     (fate,) = silo.rights.erase(silo.who).models
     assert (fate.action, fate.epsilon) == ("retire", None)
+    assert not (silo.home.path / "ledger.db").exists()
 
 
 def test_a_legal_hold_keeps_everything_and_the_subject_is_told_why(silo: Silo) -> None:
