@@ -19,6 +19,7 @@ from .clients.mask_cli import mask, mask_union
 from .clients.masking_cli import columns, pseudonyms_app
 from .clients.policy_cli import policy_app
 from .clients.report_cli import report_app
+from .clients.rights_cli import retention_app, rights_app
 from .clients.watch_cli import watch_app
 from .errors import FoedusError
 from .server.cli import server_app, study_app
@@ -45,6 +46,8 @@ app.add_typer(log_app, name="log")
 app.add_typer(server_app, name="server")
 app.add_typer(node_app, name="node")
 app.add_typer(consent_app, name="consent")
+app.add_typer(rights_app, name="rights")
+app.add_typer(retention_app, name="retention")
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(lineage_app, name="lineage")
 app.add_typer(watch_app, name="watch")

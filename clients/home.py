@@ -9,6 +9,8 @@
     ca.crt         the CA that signed the gateway's certificate
     consent.db     who allowed what
     cohort.key     32 bytes, names customers in cohorts' roots and receipts (mode 0600)
+    rights.db      requests of customers, erasures, the models they touch, legal holds, files that name customers
+    erasure.key    32 bytes, names the erased in what is kept (mode 0600)
     ledger.db      what customers have paid, for life
     journal.db     what was done once and is not done again
     log-head       the last head of the server's audit log
@@ -26,7 +28,7 @@ from collections.abc import Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import yaml
 from pydantic import Field, ValidationError
@@ -42,6 +44,22 @@ if TYPE_CHECKING:
     import ibis
 
 
+class RightsSettings(Document):
+    """How customers' rights are done at this node."""
+
+    customer: str = Field(default="customer", description="the table's column of customers")
+    date: str | None = Field(
+        default="date", description="its column of days, by which rows grow old; null if none"
+    )
+    table: Literal["read-only", "rewrite"] = Field(
+        default="read-only", description="may foedus take rows out of the table, or does the company itself?"
+    )
+    models: Literal["bound", "retrain", "retire"] = Field(
+        default="bound", description="what becomes of the models an erased customer was trained into"
+    )
+    calendar: str | None = Field(default=None, description="holidays and worked weekends, YAML")
+
+
 class Settings(Document):
     """The content of node.yaml."""
 
@@ -51,6 +69,7 @@ class Settings(Document):
     categories: tuple[str, ...] | None = Field(
         default=None, strict=False, description="what personal data the table holds, as fideslang keys"
     )
+    rights: RightsSettings | None = None
 
     @classmethod
     def checked(cls, what: str = "node settings", **fields: object) -> Settings:
@@ -105,6 +124,10 @@ class Home:
     @property
     def party(self) -> str:
         return self.settings.party
+
+    @property
+    def rights(self) -> RightsSettings:
+        return self.settings.rights or RightsSettings()
 
     @property
     def table(self) -> Path:

@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 from ..compliance.anomalies.patrol import Patrol
-from ..errors import InputError
+from ..errors import InputError, Refused
 from . import sources
 from .app import SiloApp
 from .fleet import node_public_key, serve
@@ -37,11 +37,25 @@ def run(path: Path) -> None:
         "node of %s: treaty %s, serving %s", home.party, app.guard.treaty_digest[:12], home.settings.server
     )
     app.lineage.begin()
+    _finish_erasures(home)
     patrol.start()
     try:
         serve(home.link, app, stop=stop, on_event=lambda name, detail: _log.info("%s %s", name, detail))
     finally:
         patrol.stop()
+
+
+def _finish_erasures(home: Home) -> None:
+    """What an earlier process began is done before anybody is used; it costs nothing where there is none."""
+    if not (home.path / "rights.db").exists():
+        return
+    from .rights import Rights
+
+    try:
+        for report in Rights(home).resume():
+            _log.info("erasure %s, begun %s, was finished", report.id, report.began.isoformat())
+    except Refused as error:  # a legal hold came in between
+        _log.warning("an erasure waits: %s", error.message)
 
 
 def check(app: SiloApp) -> dict[str, tuple[str, ...]]:

@@ -6,7 +6,8 @@ directory of the node. In this order:
 1. The release is signed by the coordinator of the node's own treaty, which permits its purpose.
 2. The customers are those who consent to that purpose now.
 3. Features, by the node's SQL engine, from orders before the day of scoring.
-4. The node's own audit log and its lineage note it; then the file is written, readable by its owner only.
+4. The node's own audit log and its lineage note it, and `rights.db` where the file is; then it is written, readable by
+   its owner only. Scores by a model that was retired are refused.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ from pydantic import Field, ValidationError, field_validator
 from ..compliance import treaty as treaties
 from ..compliance.auditlog.log import AuditLog
 from ..compliance.consent import ConsentRegister
+from ..compliance.rights import Erasures, Outputs
 from ..compliance.treaty import Document, Per, Treaty, explain
 from ..documents import Envelope
-from ..errors import InputError
+from ..errors import InputError, Refused
 from ..federation import models
 from ..federation.modes import ModeField
 from ..federation.schema import TAGS, AnyFeature, ChurnLabel, ColumnLabel, Label, Split, Table, question
@@ -188,6 +190,7 @@ def score_to(home: Home, model: Path, as_of: date, out: Path) -> Scored:
     treaty_envelope, treaty = treaties.load(home.path / "treaty.json")
     treaty.party(home.party)
     envelope, released = load_model(model, treaty)
+    _require_in_use(home, released)
     scored = score(home, released, as_of, treaty)
     AuditLog(home.path / "audit.db", f"foedus node {home.party}").append(
         home.party,
@@ -196,8 +199,19 @@ def score_to(home: Home, model: Path, as_of: date, out: Path) -> Scored:
         {"model": envelope.digest, "as_of": as_of.isoformat(), "customers": len(scored.frame)},
     )
     note_scoring(home, treaty_envelope.digest, envelope, scored.frame["customer"].tolist())
+    Outputs(home.path / "rights.db").note(out, "customer", released.purpose, datetime.now(UTC))
     _write(scored.frame, out)
     return scored
+
+
+def _require_in_use(home: Home, released: ReleasedModel) -> None:
+    rights = home.path / "rights.db"
+    if rights.exists() and Erasures(rights).retired(released.study, released.run):
+        raise Refused(
+            "MODEL_RETIRED",
+            f"the model of run {released.run} was retired: a customer it was trained on had their data erased",
+            remedy="use the model that was trained again: foedus rights models",
+        )
 
 
 def _probability(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

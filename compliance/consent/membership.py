@@ -104,8 +104,12 @@ class Proof:
 class CohortTree:
     """The tree of one cohort, in memory. Three hashes a customer: some four seconds of CPU for a million."""
 
-    def __init__(self, key: StudyKey, customers: Iterable[str]) -> None:
-        self._labels = sorted({key.label(customer) for customer in customers})
+    def __init__(
+        self, key: StudyKey, customers: Iterable[str], kept: Mapping[str, bytes] | None = None
+    ) -> None:
+        """`kept`: the labels of customers whose names were erased since, by tombstone."""
+        kept = kept or {}
+        self._labels = sorted({kept.get(customer) or key.label(customer) for customer in customers})
         level = [merkle.leaf_hash(label) for label in self._labels]
         self._levels = [level]
         while len(level) > 1:

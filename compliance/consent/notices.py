@@ -137,7 +137,7 @@ class Notice(_Part):
         """
         try:
             content = yaml.safe_load(read_text(path))
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
             raise InputError(f"{path}: not YAML: {error}") from error
         return cls.checked(content, str(path))
 

@@ -10,7 +10,7 @@ each cohort the entry, its inclusion under that head, and (non-)membership under
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -154,6 +154,36 @@ def _parsed(item: Any) -> tuple[Entry, list[bytes], Proof]:
     return entry, path, Proof.from_json(item["proof"])
 
 
+@dataclass(frozen=True)
+class Use:
+    """One use of a cohort, as entry `index` of the silo's audit log states it."""
+
+    index: int
+    study: str
+    run: str
+    ask: Ask
+    at: datetime
+    until: Marks
+
+
+def uses(log: AuditLog, start: int = 0) -> Iterator[Use]:
+    """Every use of a cohort in the silo's log from entry `start` on, in order.
+
+    Raises:
+        VerificationError: an entry is malformed.
+    """
+    for entry in log.entries(start):
+        if _is_cohort(entry):
+            record = entry.record
+            details = record["details"]
+            try:
+                ask = Ask(details["purpose"], frozenset(details["categories"]))
+                until = Marks(**details["register"])
+                yield Use(entry.index, record["subject"], str(details["run"]), ask, _at(entry), until)
+            except (KeyError, TypeError) as error:
+                raise VerificationError(f"entry {entry.index}: not the use of a cohort") from error
+
+
 def _is_cohort(entry: Entry) -> bool:
     return f'"action":"{ACTION}"'.encode() in entry.body and entry.record["action"] == ACTION
 
@@ -182,7 +212,8 @@ class _Trees:
         until = Marks(**details["register"])
         subjects = self._register.cohort(ask, _at(entry), until=until)["subject"].tolist()
         if self._last is None or (self._last[0].commitment, self._last[1]) != (key.commitment, subjects):
-            self._last = key, subjects, CohortTree(key, subjects)
+            kept = self._register.labels(record["subject"])
+            self._last = key, subjects, CohortTree(key, subjects, kept)
         tree = self._last[2]
         if (tree.size, tree.root.hex()) != (details["size"], details["root"]):
             raise VerificationError(

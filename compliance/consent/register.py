@@ -29,7 +29,8 @@ import pandas as pd
 from ...documents import parse_json
 from ...errors import InputError, VerificationError
 from ..auditlog.database import connection, establish, transaction
-from . import rows, store
+from ..tombstones import PREFIX
+from . import erasing, rows, store
 from .decisions import Allowed, Ask, Cover, Denied, covers, may_use
 from .notices import Notice
 from .records import ConsentRecord, Grant, Terms, Withdrawal, located, maybe, micros, moment, now
@@ -58,6 +59,12 @@ class ConsentRegister:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        if path.is_file() and path.stat().st_size:
+            with connection(path) as db:
+                early = store.is_early(db)
+            if early:
+                with transaction(path) as db:
+                    store.complete(db)
         establish(path, store.SCHEMA)
 
     # ── telling it ───────────────────────────────────────────────────────────────────────────────
@@ -104,13 +111,16 @@ class ConsentRegister:
     ) -> list[str]:
         """Record all grants or none. Returns their record ids, in order; errors as `grant`.
 
+        An id is empty where the customer was erased after that consent: it is not taken (`erasing`).
+
         Args:
             record: called once all are found good, before they are kept; if it raises, none is.
         """
         time = now()
         with transaction(self._path) as db:
             notices = _notices(db)
-            ids = store.insert_grants(db, [store.granted(grant, notices, time) for grant in grants])
+            events = [store.granted(grant, notices, time) for grant in grants]
+            ids = self._insert(db, events, [])
             record()
         return ids
 
@@ -138,8 +148,23 @@ class ConsentRegister:
         time = now()
         events = [store.withdrawn(row, time) for row in withdrawals]
         with transaction(self._path) as db:
-            store.insert_withdrawals(db, events)
+            self._insert(db, [], events)
             record()
+
+    def _insert(
+        self,
+        db: sqlite3.Connection,
+        grants: list[store.Granted],
+        withdrawals: list[store.Withdrawn],
+        *,
+        known: bool = True,
+    ) -> list[str]:
+        """New events, but for those of before their customer was erased, whose ids are empty."""
+        granted, withdrawn = erasing.Gone(db, self._path).take(grants, withdrawals)
+        ids = store.insert_grants(db, granted)
+        store.insert_withdrawals(db, withdrawn, known=known)
+        taken = dict(zip(map(id, granted), ids, strict=True))
+        return [taken.get(id(grant), "") for grant in grants]
 
     def take_in(
         self, found: Iterable[rows.Row], *, record: Callable[[int], object] = lambda rows: None
@@ -160,8 +185,7 @@ class ConsentRegister:
                 with located(where):
                     grants.append(store.granted(grant, notices, time))
                     withdrawals += [] if withdrawal is None else [store.withdrawn(withdrawal, time)]
-            store.insert_grants(db, grants)
-            store.insert_withdrawals(db, withdrawals)
+            self._insert(db, grants, withdrawals)
             record(len(told))
         return len(told)
 
@@ -192,14 +216,79 @@ class ConsentRegister:
                     )
                 return False
             if isinstance(change.what, Grant):
-                store.insert_grants(db, [store.granted(change.what, _notices(db), time)])
+                self._insert(db, [store.granted(change.what, _notices(db), time)], [])
             else:
-                store.insert_withdrawals(db, [store.withdrawn(change.what, time)], known=False)
+                self._insert(db, [], [store.withdrawn(change.what, time)], known=False)
             db.execute("INSERT INTO told VALUES (?, ?, ?)", (change.event, change.digest, time))
             record()
         return True
 
+    def erase(
+        self,
+        subject: str,
+        labels: Mapping[str, bytes],
+        *,
+        cleared: bool,
+        at: datetime | None = None,
+    ) -> erasing.Erased:
+        """Withdraw every consent of a subject, and keep the records of them under a tombstone (`erasing`).
+
+        A running node takes its copy of the register anew for the next batch. Asking twice is allowed.
+
+        Args:
+            labels: the subject's label in every study whose cohorts are in the silo's audit log.
+            cleared: whether the silo's table has no order of theirs any more.
+
+        Raises:
+            InputError: the key of tombstones is lost, or the disk is full; nothing was changed.
+        """
+        time = now() if at is None else micros("at", at)
+        with transaction(self._path) as db:
+            return erasing.erase(db, self._path, subject, time, labels, cleared=cleared)
+
+    def clear(self, tombstone: str) -> None:
+        """The silo's table has no order of this erased subject any more: what they consent to anew is in force."""
+        with transaction(self._path) as db:
+            db.execute("UPDATE erased SET cleared = 1 WHERE tombstone = ?", (tombstone,))
+
     # ── asking it ────────────────────────────────────────────────────────────────────────────────
+
+    def erased(self) -> set[str]:
+        """The tombstones of everybody who was erased from this register."""
+        with connection(self._path) as db:
+            return {name for (name,) in db.execute("SELECT DISTINCT tombstone FROM erased")}
+
+    def subjects(self) -> list[str]:
+        """Everybody this register names."""
+        query = "SELECT subject FROM granted UNION SELECT subject FROM withdrawn"
+        with connection(self._path) as db:
+            return [name for (name,) in db.execute(query) if not name.startswith(PREFIX)]
+
+    def closed(self, subject: str) -> bool:
+        """Whether this subject was erased and the silo's table still has their old orders: no consent takes effect."""
+        with connection(self._path) as db:
+            return erasing.Gone(db, self._path).closed(subject)
+
+    def labels(self, study: str) -> dict[str, bytes]:
+        """The labels of the erased in the cohorts of one study, by tombstone."""
+        with connection(self._path) as db:
+            rows = db.execute("SELECT tombstone, label FROM erased_label WHERE study = ?", (study,))
+            return dict(rows.fetchall())
+
+    def ended_before(self, at: datetime) -> list[str]:
+        """Subjects all of whose consents had expired or were withdrawn before `at`; not those erased already."""
+        with connection(self._path) as db:
+            rows = db.execute(store.ENDED, {"at": micros("at", at), "erased": f"{PREFIX}%"}).fetchall()
+        return [subject for (subject,) in rows]
+
+    def was_in(self, subject: str, ask: Ask, at: datetime, *, until: Marks | None = None) -> bool:
+        """Whether `cohort` has this subject."""
+        with connection(self._path) as db:
+            covered = _covered(db, ask)
+            if not covered:
+                return False
+            query = store.cohort_query(ask.purpose, covered, micros("at", at), until, subject)
+            return db.execute(*query).fetchone() is not None
 
     def may_use(self, subject: str, ask: Ask, at: datetime) -> Allowed | Denied:
         """Whether this customer's data may be used so at `at`, by the rule of `decisions`."""

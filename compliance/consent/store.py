@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import secrets
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from ... import durable
 from ...errors import InputError
 from ..auditlog.database import Schema, append_only
 from . import vocabulary
@@ -16,6 +18,18 @@ from .notices import Notice, split_version
 from .records import FieldError, Grant, Terms, Withdrawal, check_text, micros, moment, own_from
 
 _KNOWN = "EXISTS (SELECT 1 FROM {0} WHERE purpose = NEW.purpose AND subject = NEW.subject AND at = NEW.at)"
+
+# Who was erased (`erasing`): under which name their records go on, when, and whether the table is rid of them.
+_ERASED = (
+    (
+        "CREATE TABLE erased (seq INTEGER PRIMARY KEY, tombstone TEXT NOT NULL, at INTEGER NOT NULL, "
+        "cleared INTEGER NOT NULL CHECK (cleared IN (0, 1))) STRICT"
+    ),
+    (
+        "CREATE TABLE erased_label (tombstone TEXT NOT NULL, study TEXT NOT NULL, label BLOB NOT NULL, "
+        "PRIMARY KEY (tombstone, study)) STRICT, WITHOUT ROWID"
+    ),
+)
 
 SCHEMA = Schema(
     title="a consent register",
@@ -53,6 +67,7 @@ SCHEMA = Schema(
         *append_only("notice", "EXISTS (SELECT 1 FROM notice WHERE version = NEW.version)", "ABORT"),
         *append_only("terms", "EXISTS (SELECT 1 FROM terms WHERE number = NEW.number)", "ABORT"),
         *append_only("told", "EXISTS (SELECT 1 FROM told WHERE event = NEW.event)", "ABORT"),
+        *_ERASED,
     ),
 )
 
@@ -76,6 +91,14 @@ COUNTS = """
         WHERE g.purpose = :purpose AND g.at <= :at
         GROUP BY g.subject)
 """
+ENDED = """
+    SELECT subject FROM (
+        SELECT g.subject AS subject, min(coalesce(g.expires_at, 9000000000000000000), coalesce(
+            (SELECT min(w.at) FROM withdrawn AS w WHERE w.purpose = g.purpose AND w.subject = g.subject AND w.at >= g.at),
+            9000000000000000000)) AS ended
+        FROM granted AS g WHERE g.subject NOT LIKE :erased
+    ) GROUP BY subject HAVING max(ended) < :at ORDER BY subject
+"""
 RECORDS = """
     SELECT record_id, subject, terms, at, expires_at,
            (SELECT min(w.at) FROM withdrawn AS w
@@ -92,8 +115,8 @@ class Marks(NamedTuple):
     withdrawn: int
 
 
-Last = tuple[tuple[Any, ...] | None, tuple[Any, ...] | None]
-"""The rows at some marks: by these a copy knows the register it was taken from."""
+Last = tuple[tuple[Any, ...] | None, tuple[Any, ...] | None, int]
+"""The rows at some marks, and how many were erased: by these a copy knows the register it was taken from."""
 
 
 @dataclass(frozen=True)
@@ -283,9 +306,9 @@ def insert_withdrawals(db: sqlite3.Connection, events: Sequence[Withdrawn], *, k
 
 
 def cohort_query(
-    purpose: str, covered: Mapping[int, Cover], when: int, until: Marks | None
+    purpose: str, covered: Mapping[int, Cover], when: int, until: Marks | None, subject: str | None = None
 ) -> tuple[str, dict[str, Any]]:
-    """The rule of `decisions` over all subjects, with its parameters. `covered` is not empty."""
+    """The rule of `decisions` over all subjects, or of one, with its parameters. `covered` is not empty."""
     cover = ", ".join(f"({n}, {c.since}, {int(c.ageless)}, {int(c.separate)})" for n, c in covered.items())
     query = f"""
         WITH cover (number, since, ageless, separate) AS (VALUES {cover})
@@ -296,11 +319,12 @@ def cohort_query(
           AND CASE WHEN g.own_from IS NULL THEN g.guardian IS NULL AND c.ageless
                    WHEN g.own_from <= g.at THEN g.guardian IS NULL
                    ELSE g.guardian IS NOT NULL AND c.separate AND g.own_from > :at END
-          AND {_UNWITHDRAWN} AND w.seq <= :withdrawn)
+          AND {_UNWITHDRAWN} AND w.seq <= :withdrawn) {"" if subject is None else "AND g.subject = :subject"}
         ORDER BY g.subject
     """  # noqa: S608 - whole numbers only
     marks = until or Marks(2**62, 2**62)
-    return query, {"purpose": purpose, "at": when, **marks._asdict()}
+    who = {} if subject is None else {"subject": subject}
+    return query, {"purpose": purpose, "at": when, **marks._asdict(), **who}
 
 
 def changes(db: sqlite3.Connection, purpose: str, since: Marks, last: Last | None) -> Changes:
@@ -327,4 +351,28 @@ def _last(db: sqlite3.Connection, marks: Marks) -> Last:
     return (
         db.execute("SELECT record_id FROM granted WHERE seq = ?", (marks.granted,)).fetchone(),
         db.execute("SELECT purpose, subject, at FROM withdrawn WHERE seq = ?", (marks.withdrawn,)).fetchone(),
+        int(db.execute("SELECT coalesce(max(seq), 0) FROM erased").fetchone()[0]),
     )
+
+
+def is_early(db: sqlite3.Connection) -> bool:
+    """Whether it is a register of before there were erasures."""
+    return durable.is_of(db, [s for s in SCHEMA.statements if s not in _ERASED])
+
+
+def complete(db: sqlite3.Connection) -> None:
+    """Give such a register its tables for them, within a transaction."""
+    if is_early(db):
+        for statement in _ERASED:
+            db.execute(statement)
+
+
+@contextmanager
+def unlocked(db: sqlite3.Connection) -> Iterator[None]:
+    """For an erasure alone, and within its transaction: rows may be changed and removed."""
+    triggers = [s for s in SCHEMA.statements if s.startswith("CREATE TRIGGER")]
+    for statement in triggers:
+        db.execute(f"DROP TRIGGER {statement.split()[2]}")
+    yield
+    for statement in triggers:
+        db.execute(statement)

@@ -131,6 +131,16 @@ class Subjects:
                     found.append(touch)
         return found
 
+    def empty(self, uses: Iterable[Use]) -> None:
+        """Forget everybody who was in these uses, for good; that the uses were stays."""
+        with transaction(self._path) as db:
+            db.execute("PRAGMA secure_delete = ON")
+            for use in uses:
+                db.execute(
+                    "UPDATE use SET names = x'' WHERE study = ? AND study_run = ? AND what = ?",
+                    (use.study, use.run, use.what),
+                )
+
     def uses(self) -> list[Touch]:
         """All uses, oldest first."""
         with connection(self._path) as db:
