@@ -36,7 +36,7 @@ from ..compliance.rights import (
 )
 from ..compliance.tombstones import FILE, PREFIX, Tombstones
 from ..errors import InputError, Refused, VerificationError
-from . import table_rewrite
+from . import table_rewrite, uses
 from .consent_log import SUBJECT, ConsentLog
 from .home import Home
 from .rights_models import ModelsTouched
@@ -141,6 +141,7 @@ class Rights:
             InputError, VerificationError: a place can't be read: half an answer is none.
         """
         _check(subject)
+        uses.of_access()
         return {place.name: place.read(subject) for place in self.map if place.personal}
 
     def explain(self, subject: str, language: Language = "en") -> list[str]:

@@ -60,9 +60,21 @@ def of_union(keep: bool, categories: frozenset[str], treaty: Treaty) -> None:
     _export(found, Protection.GROUPS, treaty)
 
 
-def of_access(treaty: Treaty, categories: frozenset[str]) -> None:
-    """May a customer be given what is kept of them? Raises: Refused: no."""
-    _ask(policy.Role.CUSTOMER, Action.ACCESS, categories, Protection.STAYS, None, treaty, False)
+def of_access() -> None:
+    """May a customer be given all that is kept of them, sensitive or not? Raises: Refused: no."""
+    policy.decide(
+        Use(
+            role=policy.Role.CUSTOMER,
+            action=Action.ACCESS,
+            classification=policy.Classification.SENSITIVE,
+            consent=Consent.NONE,
+            protection=Protection.STAYS,
+            purpose=None,
+            permitted=frozenset(),
+            approved=False,
+            within_retention=True,
+        )
+    ).require()
 
 
 def _differs(column: Column) -> bool:
