@@ -18,6 +18,7 @@ from .clients.lineage_cli import lineage_app
 from .clients.mask_cli import mask, mask_union
 from .clients.masking_cli import columns, pseudonyms_app
 from .clients.policy_cli import policy_app
+from .clients.portal_cli import portal_app
 from .clients.report_cli import report_app
 from .clients.rights_cli import retention_app, rights_app
 from .clients.watch_cli import watch_app
@@ -53,6 +54,7 @@ app.add_typer(lineage_app, name="lineage")
 app.add_typer(watch_app, name="watch")
 app.add_typer(report_app, name="report")
 app.add_typer(policy_app, name="policy")
+app.add_typer(portal_app, name="portal")
 app.add_typer(treaty_app, name="treaty")
 app.add_typer(pseudonyms_app, name="pseudonyms")
 app.command()(columns)
