@@ -426,6 +426,8 @@ class SecureSum:
                         waiting |= self._push(action, [silo], request, limit)
                         deadline += time.monotonic() - pushing
                     else:
+                        if out.log_size:  # it may be asked to cosign, or be back in a later batch
+                            self.acknowledge(silo, out.log_size)
                         self._give_up(Silence(silo, out.code, out.message, out.log_size))
             ready = [s for s, doubt in doubting.items() if self.witnesses.reached(doubt.log_size or 0)]
             if ready:

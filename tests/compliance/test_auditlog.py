@@ -23,7 +23,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foedus.compliance.auditlog import merkle
-from foedus.compliance.auditlog.checkpoint import Checkpoint, key_id, open_checkpoint, open_note, sign_note
+from foedus.compliance.auditlog.checkpoint import (
+    MAX_NOTE,
+    Checkpoint,
+    key_id,
+    open_checkpoint,
+    open_note,
+    sign_note,
+)
 from foedus.compliance.auditlog.log import AuditLog
 from foedus.compliance.auditlog.witness import HeadKeeper
 from foedus.documents import SigningKey, b64, parse_json
@@ -317,7 +324,7 @@ def _bad_notes() -> dict[str, str]:
         "trailing_words": good[:-1] + " x\n",
         "size_changed": good.replace("\n8\n", "\n9\n"),
         "other_text_signed": f"x\n8\n{root}\n\n{line}",
-        "too_long": good + line * 1000,
+        "too_long": good + line * (MAX_NOTE // len(line)),
         "size_with_leading_zero": signed(f"{ORIGIN}\n08\n{root}\n"),
         "size_negative": signed(f"{ORIGIN}\n-8\n{root}\n"),
         "size_in_arabic_digits": signed(f"{ORIGIN}\n٨\n{root}\n"),

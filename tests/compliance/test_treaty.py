@@ -140,7 +140,11 @@ def test_what_no_treaty_may_say_is_named(changes: dict[str, Any], why: str) -> N
 
 
 @pytest.mark.parametrize(
-    "field", sorted(set(Treaty.model_fields) - {"approval_chain", "min_group", "retention_days", "unsafe"})
+    "field",
+    sorted(
+        set(Treaty.model_fields)
+        - {"approval_chain", "min_group", "retention_days", "unsafe", "witness_quorum"}
+    ),
 )
 def test_every_missing_field_is_named(field: str) -> None:
     with pytest.raises(InputError, match=f"{field}: "):
