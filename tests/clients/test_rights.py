@@ -20,6 +20,7 @@ from support.disks import small_disk
 from support.orders import PURPOSE, make_draft, small_world
 
 from foedus import cli
+from foedus.clients.cohort import Cohorts
 from foedus.clients.home import Home
 from foedus.clients.lineage import subjects_of
 from foedus.clients.retention import Retention
@@ -186,8 +187,17 @@ def test_proofs_of_earlier_cohorts_hold_after_an_erasure(silo: Silo) -> None:
             identity=identity,
         )
         assert all(found.member for found in proofs.check(made, NODE, identity.public))
-    ask = Ask(PURPOSE, frozenset(["user.behavior.purchase_history"]))
-    assert silo.who not in set(silo.register.cohort(ask, datetime.now(UTC))["subject"])
+
+
+def test_a_running_node_uses_nobody_who_was_erased_meanwhile(silo: Silo) -> None:
+    silo.settings(table="rewrite")
+    cohorts, ask = Cohorts(silo.register), Ask(PURPOSE, frozenset(["user.behavior.purchase_history"]))
+    before = set(cohorts.of(ask, datetime.now(UTC)).frame["subject"])
+    silo.rights.erase(silo.who)
+    now = datetime.now(UTC)
+    after = cohorts.of(ask, now).frame["subject"]  # of the copy in memory, as it goes on
+    assert set(after) == before - {silo.who}
+    assert after.tolist() == silo.register.cohort(ask, now)["subject"].tolist()
 
 
 def test_an_old_import_revives_nobody_and_a_new_consent_is_a_new_customer(silo: Silo) -> None:
