@@ -204,8 +204,10 @@ class NodePlaces:
 
     def _orders(self, subject: str) -> list[Row]:
         column = self._home.rights.customer
-        table_rewrite.require(self._home.table, column)
-        return [portable(row) for row in table_rewrite.rows_of(self._home.table, column, subject)]
+        rows = [portable(row) for row in table_rewrite.rows_of(self._home.table, column, subject)]
+        if not rows:
+            table_rewrite.require(self._home.table, column)
+        return rows
 
     def _erase_orders(self, subject: str) -> Outcome:
         rows = len(self._orders(subject))

@@ -36,11 +36,19 @@ def rows_of(path: Path, column: str, subject: str) -> list[dict[str, Any]]:
         InputError: as `sources.table`.
     """
     found: list[dict[str, Any]] = []
-    for name in _tables(path, column):
-        with sources.table(path, name, text={column}) as table:
-            own = table.filter(table[column].cast("string") == subject)
-            found += [{"table": name, **row} for row in own.to_pyarrow().to_pylist()]
+    for name, table in _each(path, column):
+        own = table.filter(table[column].cast("string") == subject)
+        found += [{"table": name, **row} for row in own.to_pyarrow().to_pylist()]
     return found
+
+
+def _each(path: Path, column: str, *more: str) -> Iterator[tuple[str, Any]]:
+    """Each table of the file that has these columns, open, with its name; customers as they are written there."""
+    single = path.suffix.lower() != ".duckdb"
+    for name in ["orders"] if single else _tables(path, column, *more):
+        with sources.table(path, name, text={column}) as table:
+            if {column, *more} <= set(table.columns):
+                yield name, table
 
 
 def columns(path: Path) -> dict[str, tuple[str, ...]]:
@@ -61,18 +69,15 @@ def first_days(path: Path, column: str, date: str | None) -> list[tuple[str, str
     """Every customer of the file and the day of their first row (ISO); None where a table has no days."""
     require(path, column)
     found: list[tuple[str, str | None]] = []
-    for name in _tables(path, column):
-        with sources.table(path, name, text={column}) as table:
-            who = table[column].cast("string")
-            if date is None or date not in table.columns:
-                found += [
-                    (subject, None)
-                    for subject in table.select(s=who).distinct().to_pyarrow()["s"].to_pylist()
-                ]
-            else:
-                day = table[date].cast("date").min().cast("string")
-                rows = table.group_by(s=who).aggregate(d=day).to_pyarrow()
-                found += zip(rows["s"].to_pylist(), rows["d"].to_pylist(), strict=True)
+    for _, table in _each(path, column):
+        who = table[column].cast("string")
+        if date is None or date not in table.columns:
+            named = table.select(s=who).distinct().to_pyarrow()["s"].to_pylist()
+            found += [(subject, None) for subject in named]
+        else:
+            day = table[date].cast("date").min().cast("string")
+            rows = table.group_by(s=who).aggregate(d=day).to_pyarrow()
+            found += zip(rows["s"].to_pylist(), rows["d"].to_pylist(), strict=True)
     return [(subject, day) for subject, day in found if subject is not None]
 
 
@@ -115,12 +120,11 @@ def remove_before(path: Path, column: str, date: str, oldest: str, keep: Collect
 def old_rows(path: Path, column: str, date: str, oldest: str, keep: Collection[str] = ()) -> int:
     """How many rows that would be."""
     count = 0
-    for name in _tables(path, column, date):
-        with sources.table(path, name, text={column}) as table:
-            old = table.filter(table[date].cast("date") < oldest)
-            if keep:
-                old = old.filter(~old[column].cast("string").fill_null("").isin(sorted(keep)))
-            count += int(old.count().to_pyarrow().as_py())
+    for _, table in _each(path, column, date):
+        old = table.filter(table[date].cast("date") < oldest)
+        if keep:
+            old = old.filter(~old[column].cast("string").fill_null("").isin(sorted(keep)))
+        count += int(old.count().to_pyarrow().as_py())
     return count
 
 

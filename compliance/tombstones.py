@@ -33,6 +33,7 @@ class Tombstones:
 
     def __init__(self, key_file: Path) -> None:
         self._file = key_file
+        self._kept: bytes | None = None
 
     def name(self, subject: str, *, make: bool = True) -> str:
         """The tombstone of a subject; a tombstone is its own.
@@ -45,6 +46,11 @@ class Tombstones:
         """
         if subject.startswith(PREFIX):
             return subject
+        key = self._kept = self._kept or self._read(make)
+        told = hmac.digest(key, b"foedus tombstone\0" + subject.encode(), hashlib.sha256)
+        return PREFIX + told[:16].hex()
+
+    def _read(self, make: bool) -> bytes:
         if make:
             ensure_private_file(self._file, secrets.token_bytes(_KEY_BYTES))
         if not self._file.exists():
@@ -55,8 +61,7 @@ class Tombstones:
         key = read_private_file(self._file)
         if len(key) != _KEY_BYTES:
             raise InputError(f"{self._file}: not a key of tombstones", remedy="restore it from a backup")
-        told = hmac.digest(key, b"foedus tombstone\0" + subject.encode(), hashlib.sha256)
-        return PREFIX + told[:16].hex()
+        return key
 
     def __repr__(self) -> str:
         return "Tombstones(…)"
