@@ -31,7 +31,7 @@ TEXTS: Mapping[str, Said] = {
     ),
     "right_choose": (
         "Agree or withdraw, purpose by purpose, at any time; nothing is withheld from you for it — PIPL art. 14–16; GDPR art. 7",
-        "决定：随时就每项目的作出同意或者撤回同意，不因此被拒绝服务 —《个人信息保护法》第十四至十六条；GDPR 第7条",
+        "决定：您可随时逐项同意或者撤回同意，不因此被拒绝服务 —《个人信息保护法》第十四至十六条；GDPR 第7条",
     ),
     "right_access": (
         "See your data and take it along — PIPL art. 45; GDPR art. 15, 20",
@@ -76,7 +76,7 @@ TEXTS: Mapping[str, Said] = {
     "categories": ("Kinds of data", "信息种类"),
     "how_long": ("Kept for at most", "最长保存期限"),
     "days": ("{n} days", "{n} 天"),
-    "by_duty": ("longer, by duty: {kept}", "依法保存更久：{kept}"),
+    "by_duty": ("longer, by duty: {kept}", "依法保存三年以上"),
     "records": ("Records", "记录数"),
     "models_head": ("Models your data went into", "您的数据参与的模型"),
     "purpose": ("Purpose", "目的"),

@@ -283,7 +283,7 @@ def test_who_deletes_is_gone_and_signed_out(site: Site) -> None:
 
 def test_a_legal_hold_is_told(site: Site) -> None:
     who = site.customers[0]
-    Rights(site.home).holds.set(who, "civil case 2026-17", "dora", datetime.now(UTC))
+    Rights(site.home).holds.set("civil case 2026-17", "dora", who)
     csrf = site.sign_in(who)
     answer = site.post("/me/delete", csrf=csrf, sure="yes")
     assert answer.status_code == 422 and "civil case 2026-17" in answer.text and who in site.customers
