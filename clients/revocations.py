@@ -49,7 +49,7 @@ class Revocations:
             found = db.execute("SELECT approver FROM revoked WHERE study = ?", (study,)).fetchone()
         if found is not None:
             raise Refused(
-                REVOKED,
+                "REVOKED",
                 f"{found[0]} has taken back the approval of study {study[:12]}",
                 remedy="sign the draft anew, and ask for approvals of the new study",
             )

@@ -7,6 +7,7 @@ strictly at the border; a node answers with a reply of its action or with `Refus
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, ClassVar, Self
 
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -71,9 +72,14 @@ def _fields(message: Message) -> tuple[str, Any, bytes]:
     if len(body) > MAX_BODY:
         raise ProtocolError(f"a message body of {len(body)} bytes is over the limit of {MAX_BODY}")
     try:
-        return action, parse_json(body), data
+        parsed = parse_json(body)
+        if b"\\ud" in body.lower():  # an escaped half of a surrogate pair can't be hashed, signed or logged
+            json.dumps(parsed, ensure_ascii=False).encode()
     except InputError as error:
         raise ProtocolError(f"malformed {action!r} message: {error.message}") from error
+    except UnicodeEncodeError as error:
+        raise ProtocolError(f"malformed {action!r} message: half a surrogate pair") from error
+    return action, parsed, data
 
 
 class LogHistory(Document):

@@ -396,7 +396,7 @@ def test_a_bundle_of_another_coordinator_is_not_taken(
 def masks(foedus: Run, home: Path, **options: Any) -> tuple[int, str, str]:
     frame = pd.DataFrame({"age": [1, 2, 3, 4] * 5, "name": ["x"] * 20, "spend": ["y"] * 20})
     frame.to_csv(home / "people.csv", index=False)
-    k = options.get("k", 5)
+    k = options.get("k", 10)  # the treaty's least
     (home / "policy.yaml").write_text(
         f"k: {k}\nmethod: mondrian\ncolumns:\n  age: {{role: quasi-identifier}}\n  name: {{role: identifying}}\n"
         "  spend: {role: insensitive}\n"
@@ -416,7 +416,7 @@ def test_a_masked_table_is_in_the_lineage_of_the_node_it_lies_in(
     assert (start.event["eventType"], end.event["eventType"]) == ("START", "COMPLETE")
     (made,) = end.event["outputs"]
     facet = e.facet_of(made, "foedus_masking")
-    assert facet["k"] == 5 and facet["columns"] == {
+    assert facet["k"] == 10 and facet["columns"] == {
         "age": "quasi-identifier",
         "name": "identifying",
         "spend": "insensitive",
@@ -429,7 +429,7 @@ def test_a_masked_table_is_in_the_lineage_of_the_node_it_lies_in(
     transcribed(end.event)
     (home / "masked.csv").unlink()
     code, _, _ = masks(foedus, home, k=21)
-    assert code == 2 and not (home / "masked.csv").exists()
+    assert code in (2, 3) and not (home / "masked.csv").exists()
     *_, last = node.events()
     assert last.event["eventType"] == "FAIL"
 
@@ -438,7 +438,7 @@ def test_a_masked_table_elsewhere_is_noted_if_told_where(
     world: World, node: Store, foedus: Run, tmp_path: Path
 ) -> None:
     code, out, _ = masks(foedus, tmp_path)
-    assert code == 0 and "in no node's lineage" in out
+    assert code == 0 and "of no node" in out
     (tmp_path / "masked.csv").unlink()
     before = node.size
     assert masks(foedus, tmp_path, more=("--node", world.homes[NODE]))[0] == 0

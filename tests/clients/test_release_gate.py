@@ -322,8 +322,10 @@ STAYS = {
         for what in ("dpia", "epsilon", "model-card", "page", "pipia", "ropa")
     },
     "report questions": "questions for an officer",
+    "rights access": "one customer's own data, for that customer",
     "simulate": "silos whose every table the caller owns",
     "study results": "what passed the gate, or the model, as the server released it",
+    "study revoke": "an approver's rejection",
     "study sign": "a study",
     "treaty sign": "a treaty",
 }

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from support.bundles import Tampered
-from support.nodes import Rehearsal
+from support.nodes import Rehearsal, history_of
 from support.orders import make_draft
 from support.split import other_history
 
@@ -110,7 +110,7 @@ def test_a_later_split_opens_no_sum_at_the_node_that_sees_it(world: World) -> No
             other = other_log(play)
             note, seen = other.checkpoint(case.origin, case.key), case.heads[VICTIM]
             proof = [b64(h) for h in other.consistency_proof(seen)]
-            lies.append(m.LogHead(note=note, since=seen, proof=proof))
+            lies.append(m.LogHead(note=note, since=seen, proof=proof, history=history_of(other, seen)))
             return lies[0]
         return honest(silo)
 

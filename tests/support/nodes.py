@@ -19,7 +19,7 @@ from foedus.compliance.auditlog.cosignature import cosign, with_lines
 from foedus.compliance.auditlog.log import AuditLog
 from foedus.demo.simulate import prepare
 from foedus.demo.world import World
-from foedus.documents import Envelope
+from foedus.documents import Envelope, b64
 from foedus.federation import messages as m
 from foedus.federation.secure_sum import Sum
 from foedus.federation.study import Draft
@@ -177,6 +177,12 @@ class Rehearsal:
         for run in app._runs.values():  # type: ignore[attr-defined]
             counts |= {len(data.customers) for _, data in run.trainer._cached.values()}
         return {str(n) for n in counts}
+
+
+def history_of(log: AuditLog, since: int) -> m.LogHistory:
+    """What a server shows of a log's entries from `since` on."""
+    edge = [b64(h) for h in log.edge(since)]
+    return m.LogHistory(edge=edge, entries=[e.body.decode() for e in log.entries(since)])
 
 
 def numbers_in(text: str) -> set[str]:
