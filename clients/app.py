@@ -292,14 +292,14 @@ class SiloApp:
 
     def _shares(self, message: Message) -> tuple[m.Content, bytes]:
         request, _ = m.SharesRequest.read(message)
-        run = self._run(request.run, request.batch)
+        run = self._run_in_force(request.run, request.batch)
         self.guard.require_quorum(request.cosigned, run.head)
         boxes = run.silo.share([Envelope.from_json(k) for k in request.keys], request.digests)
         return m.SharesReply(boxes=m.boxes_to_json(boxes)), b""
 
     def _ready(self, message: Message) -> tuple[m.Content, bytes]:
         request, _ = m.ReadyRequest.read(message)
-        silo = self._run(request.run, request.batch).silo
+        silo = self._run_in_force(request.run, request.batch).silo
         silo.receive(m.boxes_from_json(request.boxes))
         return m.ReadyReply(statement=silo.ready(request.participants).to_json()), b""
 
@@ -335,6 +335,7 @@ class SiloApp:
         if request.ready is not None:
             run.silo.take_ready(_by_silo(request.ready))
         self._take_sum(request.run, request.previous, rest)
+        self._require_logged(request.run, request.previous)  # 2, that it is the log of now
         if not np.isfinite(sent).all():  # also where the round does not look at them
             raise InputError(f"round {plan.round}: the model is not finite")
         run.follower.check(plan.round, sent)
@@ -387,6 +388,15 @@ class SiloApp:
             self.journal.once(study, run, witness, notice.round, name)
         found.follower.advance(notice.round, total, len(notice.survivors))
 
+    def _require_logged(self, run: str, notice: m.SumNotice | None) -> None:
+        """The log that was shown names the sum that was taken: it is no older than that (`LoggedSums`)."""
+        found = None if notice is None else self._runs.get((run, notice.batch))
+        if notice is None or found is None or notice.round not in found.reserved:
+            return
+        study, witness = found.permit.digest, found.permit.study.privacy.mode.witness
+        name = self.journal.done(study, run, witness, notice.round)
+        self.guard.sums.require(study, run, notice.round, name or "")
+
     def _check_survivors(self, run: _Run, number: int, survivors: list[str]) -> None:
         least = self.guard.treaty.min_silos
         if len(set(survivors)) < least:
@@ -398,13 +408,13 @@ class SiloApp:
 
     def _confirm(self, message: Message) -> tuple[m.Content, bytes]:
         request, _ = m.ConfirmRequest.read(message)
-        run = self._run(request.run, request.batch)
+        run = self._run_in_force(request.run, request.batch)
         self._check_survivors(run, request.round, request.survivors)
         return m.ConfirmReply(statement=run.silo.confirm(request.round, request.survivors).to_json()), b""
 
     def _answer(self, message: Message) -> tuple[m.Content, bytes]:
         request, _ = m.AnswerRequest.read(message)
-        run = self._run(request.run, request.batch)
+        run = self._run_in_force(request.run, request.batch)
         self._check_survivors(run, request.round, request.survivors)
         self.guard.require_quorum(request.cosigned, run.head)
         statement, seeds, mask_keys = run.silo.answer(
@@ -477,6 +487,12 @@ class SiloApp:
             raise Refused(
                 "NO_SET_UP", f"run {run}, batch {batch}: not set up with this node since it started"
             )
+        return found
+
+    def _run_in_force(self, run: str, batch: int) -> _Run:
+        """As `_run`, for the messages that bring no log: what was taken back meanwhile gets no share and opens no sum."""
+        found = self._run(run, batch)
+        self.guard.revocations.require_none(found.permit.digest)
         return found
 
     def _paid(self, permit: Permit) -> float:

@@ -46,6 +46,7 @@ from . import uses
 from .budget import Budget
 from .cohort import Cohort, Cohorts, ask_of
 from .home import Home
+from .logged_sums import LoggedSums
 from .revocations import Revocations
 from .witnessing import Witness, check_clear
 
@@ -81,6 +82,7 @@ class Guard:
         self._noted: tuple[str, pd.Series[str], CohortTree, StudyKey] | None = None
         coordinator = self.treaty.coordinator
         self.revocations = Revocations(home.path / "revoked.db", self.audit, home.party)
+        self.sums = LoggedSums()
         self.patrol: Patrol | None = None  # the watch on duty, in a node that serves
         self.heads = HeadKeeper(home.path / "log-head", coordinator.origin, coordinator.signing_key)
         self.witness = Witness(self.treaty, home.party, self.identity, home.path / "log-head.cosigned")
@@ -177,6 +179,7 @@ class Guard:
             new = _shown(log.history, kept, offered)
             accept(offered, new)
             self.revocations.read(record for _, record in new)
+            self.sums.read(record for _, record in new)
 
         return self.heads.advance(log.note, log.proof_bytes(), accept=read)
 

@@ -22,6 +22,7 @@ from ..errors import InputError, Refused
 REVOKED = "REVOKED"
 ACTION = "study.revoked"
 LOGGED = "study.rejected"
+_INSERT = "INSERT INTO revoked VALUES (?, ?, ?, ?)"
 _SCHEMA = Schema(
     title="a node's list of revoked studies",
     application_id=0x666F7276,  # "forv"
@@ -41,7 +42,15 @@ class Revocations:
 
     def __init__(self, path: Path, audit: AuditLog, party: str) -> None:
         self._path, self._audit, self._party = path, audit, party
-        establish(path, _SCHEMA)
+        establish(path, _SCHEMA, first=self._remembered())
+
+    def _remembered(self) -> list[tuple[str, tuple[Any, ...]]]:
+        """What this node's own log says was taken back, if the file is lost: the server shows no entry twice."""
+        if self._path.exists() and self._path.stat().st_size:
+            return []
+        found = [e.record for e in self._audit.entries() if e.record["action"] == ACTION]
+        told = [(r["subject"], r["details"]["approver"], r["details"]["source"], r["time"]) for r in found]
+        return [(_INSERT, row) for row in told]
 
     def require_none(self, study: str) -> None:
         """Raises: Refused: ``REVOKED``."""
@@ -85,4 +94,4 @@ class Revocations:
         self._audit.append(self._party, ACTION, study, {"approver": approver, "source": source})
         now = datetime.now(UTC).isoformat(timespec="seconds")
         with transaction(self._path) as db:
-            db.execute("INSERT INTO revoked VALUES (?, ?, ?, ?)", (study, approver, source, now))
+            db.execute(_INSERT, (study, approver, source, now))

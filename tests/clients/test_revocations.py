@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from support.nodes import Rehearsal, assert_refused
 
 from foedus import cli
+from foedus.clients.app import SiloApp
 from foedus.compliance import approvals
 from foedus.compliance.auditlog.log import AuditLog
 from foedus.documents import Envelope, SigningKey
@@ -36,6 +38,10 @@ def rejection(
 
 def revoked(play: Rehearsal) -> list[dict[str, str]]:
     return [told for action, told in play.journal(NODE) if action == "study.revoked"]
+
+
+def node(play: Rehearsal) -> SiloApp:
+    return cast(SiloApp, play.grid._apps[100 + play.silos.index(NODE)])
 
 
 def test_what_the_servers_log_says_stops_the_next_round(play: Rehearsal) -> None:
@@ -78,6 +84,69 @@ def test_a_server_can_not_hold_it_back(play: Rehearsal, change: str) -> None:
     log = request.log.model_copy(update={"history": told})
     said = play.ask(NODE, request.model_copy(update={"log": log}), play.weights)
     assert_refused(play, NODE, said, "PROTOCOL" if told is None else "VERIFICATION")
+
+
+def test_a_server_can_not_go_on_showing_the_log_as_it_was(play: Rehearsal) -> None:
+    """The node is shown the head it has, again and again, while an approver takes back."""
+    play.set_up()
+    held, cosigned = {silo: play.case.head(silo) for silo in play.silos}, play.cosigned()
+    first = play.play_round(1, play.weights)
+    play.case.log.append("api", "study.rejected", play.case.study_envelope.digest, {"approver": "dora"})
+    notice, total = first.notice()
+    for silo in play.silos:
+        before, data = play.spent(silo), play.weights + total
+        stale = play.vector_request(
+            silo, 2, boxes=False, previous=notice, log=held[silo], cosigned=cosigned
+        )
+        refusal = assert_refused(play, silo, play.ask(silo, stale, data), "VERIFICATION", before=before)
+        assert "held back" in refusal.message
+        now = play.vector_request(silo, 2, boxes=False, previous=notice)
+        assert_refused(play, silo, play.ask(silo, now, data), "REVOKED", before=before)
+
+
+@pytest.mark.parametrize("change", [{}, {"run": "2"}, {"round": 2}, {"sum": None}, {"round": "1"}])
+def test_a_sum_that_was_logged_before_it_was_known_does_not_date_the_log(
+    play: Rehearsal, change: dict[str, Any]
+) -> None:
+    told = {"run": play.case.run, "round": 1, "sum": "f" * 64} | change
+    play.case.log.append("coordinator", "round.summed", play.case.study_envelope.digest, told)
+    play.set_up()
+    held, cosigned = play.case.head(NODE), play.cosigned()
+    notice, total = play.play_round(1, play.weights).notice()
+    stale = play.vector_request(NODE, 2, boxes=False, previous=notice, log=held, cosigned=cosigned)
+    before = play.spent(NODE)
+    said = play.ask(NODE, stale, play.weights + total)
+    refusal = assert_refused(play, NODE, said, "VERIFICATION", before=before)
+    assert ("another sum" if not change else "held back") in refusal.message
+    if change:  # such an entry is about something else; the true one, once shown, is enough
+        now = play.vector_request(NODE, 2, boxes=False, previous=notice)
+        assert play.ask(NODE, now, play.weights + total).refusal is None
+
+
+def test_what_was_taken_back_gets_no_answer_either(play: Rehearsal, tmp_path: Path) -> None:
+    play.set_up()
+    for silo in play.silos:
+        assert play.ask(silo, play.vector_request(silo), play.weights).refusal is None
+    guard = node(play).guard
+    guard.revocations.take(rejection(play), guard.treaty, guard.treaty_digest)
+    paid = play.spent(NODE)
+    for request in (play.answer_request(), play.shares_request()):
+        assert_refused(play, NODE, play.ask(NODE, request), "REVOKED", before=paid)
+    assert play.ask(play.silos[1], play.answer_request()).refusal is None
+
+
+@pytest.mark.parametrize("how", ["gone", "empty"])
+def test_a_list_that_is_lost_is_made_again_from_the_nodes_own_log(play: Rehearsal, how: str) -> None:
+    guard = node(play).guard
+    guard.revocations.take(rejection(play), guard.treaty, guard.treaty_digest)
+    file = play.home(NODE) / "revoked.db"
+    for found in play.home(NODE).glob("revoked.db*"):
+        found.unlink()
+    if how == "empty":
+        file.touch()
+    play.restart(NODE)
+    assert_refused(play, NODE, play.ask(NODE, play.keys_request(NODE)), "REVOKED")
+    assert len(revoked(play)) == 1
 
 
 def test_handed_to_the_node_it_needs_no_server(

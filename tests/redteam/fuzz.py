@@ -133,6 +133,7 @@ class Stand:
             play.aggregator.add_answer(number, silo, Envelope.from_json(reply.statement), *shares)
         opened = play.aggregator.total(number)
         self.last = Sum(self.plan(number), 0, opened.total, opened.check, survivors, {}, b"")
+        play.log_sum(self.last)
         assert self.model is not None
         self.model = train.advance(self.model, number, opened.total, play.case.study, len(survivors))
 

@@ -27,6 +27,7 @@ from foedus.federation.tasks import train
 from foedus.privacy.ledger import Ledger
 from foedus.privacy.secagg.aggregator import Aggregator
 from foedus.privacy.secagg.keys import Context, Roster
+from foedus.server.release import sum_digest
 
 SILENT = "the node refuses; its own audit log holds the reason"
 
@@ -73,7 +74,10 @@ class Rehearsal:
         return Said(str(fields["action"]), m.refusal_in(reply), bytes(fields["data"]), reply)
 
     def ask(self, silo: str, content: m.Content, data: bytes = b"") -> Said:
-        return self.send(silo, f"query.{content.action}", content.record(data))
+        said = self.send(silo, f"query.{content.action}", content.record(data))
+        if said.refusal is not None and said.refusal.log_size > self.case.heads.get(silo, 0):
+            self.case.seen(silo, said.refusal.log_size)  # a no tells it, too
+        return said
 
     def keys_request(self, silo: str, **changes: Any) -> m.KeysRequest:
         """A good first message; `changes` replace fields."""
@@ -142,7 +146,14 @@ class Rehearsal:
             seeds, keys = (m.boxes_from_json(boxes, length=32) for boxes in (answer.seeds, answer.mask_keys))
             self.aggregator.add_answer(number, silo, Envelope.from_json(answer.statement), seeds, keys)
         opened = self.aggregator.total(number)
-        return Sum(plan, 0, opened.total, opened.check, tuple(survivors), {}, model)
+        result = Sum(plan, 0, opened.total, opened.check, tuple(survivors), {}, model)
+        self.log_sum(result)
+        return result
+
+    def log_sum(self, result: Sum) -> None:
+        """The entry that the coordinator makes of each sum."""
+        told = {"round": result.round, "task": result.plan.task, "survivors": list(result.survivors)}
+        self.case.record("round.summed", {**told, "sum": sum_digest(result)}, once=("round",))
 
     def restart(self, silo: str) -> SiloApp:
         """The node's process ends and another begins, over the same directory."""
