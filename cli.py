@@ -200,13 +200,18 @@ def sign(
     out: Annotated[
         Path, typer.Option(help="Where to write the treaty with your signature.", show_default=False)
     ],
+    former: Annotated[
+        Path | None,
+        typer.Option(help="The treaty it amends, if your party is in that one only.", show_default=False),
+    ] = None,
 ) -> None:
-    """Add your party's signature to a treaty.
+    """Add your party's signature to a treaty; to an amendment also as a party that leaves.
 
     Example: foedus treaty sign treaty.yaml --party shop-a --key node/identity.key --out treaty.json
     """
     import yaml
 
+    from .compliance import amendments
     from .compliance import treaty as treaties
     from .documents import Envelope, SigningKey, read_text
     from .errors import InputError
@@ -220,7 +225,9 @@ def sign(
     envelope = Envelope.from_json(content) if signed else treaties.draft(content).envelope()
     treaty = treaties.parse(envelope)
     identity = SigningKey.load(key)
-    if treaty.party(party).signing_key != identity.public:
+    if former is not None and party not in {p.name for p in treaty.parties}:
+        amendments.sign_as_leaving(envelope, Envelope.load(former), party, identity.public)
+    elif treaty.party(party).signing_key != identity.public:
         raise InputError(f"{key}: not the key the treaty names for {party}")
     for caution in cautions(treaty):
         Console(stderr=True, highlight=False).print(f"[bold red]UNSAFE:[/] {escape(caution)}")
@@ -259,6 +266,49 @@ def show(
     out.print(f"overlap    {escape(treaty.basis)}")
     for caution in cautions(treaty):
         out.print(f"[bold red]UNSAFE[/]     {escape(caution)}")
+
+
+@treaty_app.command()
+def diff(
+    old: Annotated[Path, typer.Argument(help="The treaty in force.", show_default=False)],
+    new: Annotated[
+        Path, typer.Argument(help="The amendment: YAML, JSON, signed or not.", show_default=False)
+    ],
+) -> None:
+    """Show what an amendment changes, and which terms it makes looser or stricter for customers' data.
+
+    Example: foedus treaty diff treaty.json treaty-2.yaml
+    """
+    import yaml
+    from rich.table import Table
+
+    from .compliance import amendments
+    from .compliance import treaty as treaties
+    from .documents import Envelope, read_text
+    from .errors import InputError
+
+    envelope, former = treaties.load(old)
+    try:
+        content = yaml.safe_load(read_text(new))
+    except yaml.YAMLError as error:
+        raise InputError(f"{new}: neither YAML nor JSON: {error}") from error
+    signed = isinstance(content, dict) and set(content) == {"kind", "payload", "signatures"}
+    amended = treaties.parse(Envelope.from_json(content)) if signed else treaties.draft(content)
+    out = Console(highlight=False)
+    out.print(f"version {former.version} → {amended.version}", markup=False)
+    if amended.amends != envelope.digest:
+        out.print(f"[bold red]it does not amend this treaty[/]: `amends: {envelope.digest}` would")
+    changes = amendments.diff(former, amended)
+    if not changes:
+        out.print("no term differs")
+        return
+    table = Table(show_header=True)
+    for column in ("term", "was", "now", "for customers"):
+        table.add_column(column)
+    colours = {"looser": "[red]looser[/]", "stricter": "[green]stricter[/]", "other": "–"}
+    for change in changes:
+        table.add_row(escape(change.term), escape(change.was), escape(change.now), colours[change.effect])
+    out.print(table)
 
 
 def main(arguments: list[str] | None = None) -> Any:

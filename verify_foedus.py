@@ -102,7 +102,7 @@ class Case:
         Doesn't: that any of them is true; the other checks do. Of lineage.jsonl nothing else is checked at all.
         """
         own = document(self.treaty_path.read_bytes(), "your treaty")
-        told = {"min_group": 10, "witness_quorum": None, **own["payload"]}
+        told = {"min_group": 10, "witness_quorum": None, "amends": None, **own["payload"]}
         self.t, self.treaty_digest = fits(told, TREATY, "your treaty"), digest(own)
         self.parties = {p["name"]: p["signing_key"] for p in self.t["parties"]}
         self.quorum = (len(self.parties) + self.t["colluders"]) // 2 + 1
@@ -128,7 +128,9 @@ class Case:
         for what, data in (("your treaty", self.treaty_path.read_bytes()), ("treaty.json", self.file("treaty.json"))):
             found = document(data, what)
             must(found["kind"] == "treaty" and digest(found) == self.treaty_digest, f"{what} is not the one you hold")
-            must(set(found["signatures"]) == set(self.parties), f"{what} is not signed by all parties, and them alone")
+            signers, alone = set(found["signatures"]), self.t["amends"] is None  # who left has signed an amendment, too
+            must(signers == set(self.parties) or (not alone and signers > set(self.parties)),
+                 f"{what} is not signed by all parties, and them alone")
             for name, key in self.parties.items():
                 check_signed(found, "treaty", name, key)
         return f"signed by {len(self.parties)} parties; it is your own copy"
@@ -846,7 +848,7 @@ TREATY = {
     "purposes": [{"purpose": str, "epsilon": float, "delta": float, "period": (str, None)}],
     "min_silos": int, "min_cohort": int, "max_cohort": int, "min_group": int, "colluders": int,
     "overlap": {"max_partners_per_customer": int, "attestation": str}, "retention_days": int, "unsafe": [{"central"}],
-    "witness_quorum": (int, None),
+    "witness_quorum": (int, None), "amends": (DIGEST, None),
 }
 NUMBER = {"log": bool, "lower": (float, None), "upper": (float, None)}
 FEATURES = {

@@ -147,6 +147,39 @@ def check(directory: Directory) -> None:
 
 
 @node_app.command()
+def amend(
+    directory: Directory,
+    file: Annotated[Path, typer.Argument(help="The amendment, signed by all.", show_default=False)],
+) -> None:
+    """Put an amendment of the treaty in force: every party of it and of the former must have signed.
+
+    The former is kept beside it. A node that runs refuses from its next message on, until it is started again. What was spent
+    stays spent. `foedus treaty diff` shows first what changes.
+
+    Example: foedus node amend node treaty-2.json
+    """
+    from ..compliance import amendments
+    from ..compliance import treaty as treaties
+    from ..compliance.auditlog.log import AuditLog
+    from ..documents import Envelope
+    from ..errors import InputError
+    from .home import Home
+
+    home, document = Home.load(directory), Envelope.load(file)
+    staying = {p.name: p.signing_key for p in treaties.parse(document).parties}
+    if staying.get(home.party) != home.identity().public:
+        raise InputError(
+            f"{file}: {home.party} is no party of it under its own key",
+            remedy="a party that leaves stops its node",
+        )
+    log = AuditLog(directory / "audit.db", f"foedus node {home.party}")
+    new = amendments.install(directory, document, log, home.party)
+    typer.echo(
+        f"version {new.version} of {new.name!r} is in force: {document.digest[:12]}; start the node again"
+    )
+
+
+@node_app.command()
 def revoke(
     directory: Directory,
     file: Annotated[

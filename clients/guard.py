@@ -126,6 +126,7 @@ class Guard:
         """Every seat of the approval chain is filled, nobody has taken it back, and the author is not blocked, now (part of check 1)."""
         if self.patrol is not None:
             self.patrol.require()
+        self._require_same_treaty()
         self.revocations.require_none(permit.digest)
         reason = blocked(self.home.path / "watch.db", permit.study.author)
         if reason is not None:
@@ -140,6 +141,16 @@ class Guard:
             epsilon=permit.study.privacy.epsilon,
         )
         uses.of_study(permit.study, self.ask(permit).categories, self.treaty, approved=True)
+
+    def _require_same_treaty(self) -> None:
+        """The treaty in the node's directory is still the one this process has read (`compliance.amendments`)."""
+        found = Envelope.load(self.home.path / "treaty.json").digest
+        if found != self.treaty_digest:
+            raise Refused(
+                "OTHER_TREATY",
+                f"the treaty was amended to {found[:12]}: nothing is given under {self.treaty_digest[:12]} any more",
+                remedy="start the node again; studies are signed and approved anew under the amendment",
+            )
 
     def advance_log(
         self, log: LogHead, accept: Callable[[Checkpoint, Records], None] = lambda offered, new: None

@@ -166,6 +166,11 @@ class Treaty(Document):
         max_length=1,
         description="what the parties permit though it trusts the server with their data",
     )
+    amends: str | None = Field(
+        default=None,
+        pattern=r"^[0-9a-f]{64}$",
+        description="digest of the treaty that this one takes the place of",
+    )
     witness_quorum: int | None = Field(
         default=None,
         ge=1,
@@ -181,6 +186,8 @@ class Treaty(Document):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.amends is not None and self.version == 1:
+            raise ValueError("amends: version 1 of a treaty amends none")
         names = [p.name for p in self.parties]
         people = [p.name for p in self.scientists] + [a.name for a in self.approvers]
         keys = [p.signing_key for p in self.parties] + [self.coordinator.signing_key]
@@ -352,13 +359,16 @@ def parse(envelope: Envelope) -> Treaty:
 def verify(envelope: Envelope) -> Treaty:
     """The treaty in an envelope, once every one of its parties is found to have signed it.
 
+    An amendment bears the signatures of parties that leave, too: `amendments.verify` checks them, against the former.
+
     Raises:
         InputError: malformed. VerificationError: a signature is missing or does not hold.
     """
     treaty = parse(envelope)
     for party in treaty.parties:
         envelope.check(KIND, party.name, party.signing_key)
-    if strangers := set(envelope.signatures) - {p.name for p in treaty.parties}:
+    strangers = set(envelope.signatures) - {p.name for p in treaty.parties}
+    if strangers and treaty.amends is None:
         raise VerificationError(f"treaty: signed by {', '.join(sorted(strangers))}, who is no party")
     return treaty
 

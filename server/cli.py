@@ -126,6 +126,36 @@ def shred_study(
 
 
 @server_app.command()
+def amend(
+    home: Home,
+    file: Annotated[Path, typer.Argument(help="The amendment, signed by all.", show_default=False)],
+) -> None:
+    """Put an amendment of the treaty in force: every party of it and of the former must have signed.
+
+    Refused while a run is active. Start the server again afterwards. Studies of the former treaty are void; what they released
+    verifies under the former treaty, which is kept beside.
+
+    Example: foedus server amend coordinator treaty-2.json
+    """
+    from ..compliance import amendments
+    from ..compliance import treaty as treaties
+    from ..documents import Envelope
+    from .store import Store
+
+    _, former = treaties.load(home / "treaty.json")
+    store = Store(home / "server.db")
+    try:
+        store.refuse_if_active()
+    finally:
+        store.close()
+    document = Envelope.load(file)
+    new = amendments.install(home, document, open_log(home, former.coordinator.origin), "coordinator")
+    typer.echo(
+        f"version {new.version} of {new.name!r} is in force: {document.digest[:12]}; start the server again"
+    )
+
+
+@server_app.command()
 def clock(
     home: Home,
     officer: Annotated[str, typer.Option(help="Your name.", show_default=False)],

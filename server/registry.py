@@ -32,7 +32,7 @@ _DIGEST = re.compile(r"[0-9a-f]{1,64}", re.ASCII)
 @dataclass(frozen=True)
 class Standing:
     """How far a study has come: ``submitted``, ``approved``, ``running``, ``finished``, ``failed`` or
-    ``rejected``; the seats of the approval chain still empty; who said no."""
+    ``rejected``, or ``void`` under an amended treaty; the seats of the approval chain still empty; who said no."""
 
     status: str
     missing: tuple[str, ...] = ()
@@ -161,6 +161,8 @@ class Registry:
         for status in ("running", "finished"):
             if status in runs:
                 return Standing(status)
+        if self.study(row).treaty != self._treaty_digest:
+            return Standing("void", reason="it was signed under a treaty that has been amended since")
         try:
             lacking = tuple(self._missing(row, self._store.approvals(row.digest), datetime.now(UTC)))
         except Refused as error:
@@ -189,6 +191,12 @@ class Registry:
         """
         row = self.find(digest)
         self._patrol.admit(row.author)
+        if self.study(row).treaty != self._treaty_digest:
+            raise Refused(
+                "OTHER_TREATY",
+                f"study {row.digest[:12]} is under a treaty that has been amended since",
+                remedy="sign the draft anew under the treaty in force, and ask for approvals",
+            )
         if "finished" in [run.status for run in self._store.runs(row.digest)]:
             raise Refused(
                 "STUDY_FINISHED",

@@ -64,7 +64,7 @@ class Policy:
     refusals: int = 5
     refusal_minutes: int = 60
     k: int = 20
-    tasks: tuple[str, ...] = ("statistics",)
+    tasks: tuple[str, ...] = ("statistics", "count")
     clock_seconds: float = 1.0
     blocks: frozenset[Rule] = frozenset()
 

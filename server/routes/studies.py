@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
 
+from ...compliance.treaty import Treaty
 from ...federation.pricing import price
 from ..auth import Principal, Role, require
 from ..desk import Body, Desk, DeskOf
@@ -50,6 +51,11 @@ def run(
     return run_json(desk.runs.start(desk.registry.find(digest).digest, actor=caller.name))
 
 
+def budget(treaty: Treaty, purpose: str) -> str:
+    """The budget of a purpose in words; of an older study the treaty may permit it no more."""
+    return next((t.budget for t in treaty.purposes if t.purpose == purpose), "not permitted any more")
+
+
 def summary(desk: Desk, row: StudyRow) -> dict[str, Any]:
     """A study in a line."""
     study, standing = desk.registry.study(row), desk.registry.standing(row)
@@ -63,7 +69,7 @@ def summary(desk: Desk, row: StudyRow) -> dict[str, Any]:
         "epsilon": study.privacy.epsilon,
         "delta": study.privacy.delta,
         "unit": desk.treaty.unit,
-        "budget": desk.treaty.terms(study.purpose).budget,
+        "budget": budget(desk.treaty, study.purpose),
         "status": standing.status,
         "missing": list(standing.missing),
         "reason": standing.reason,

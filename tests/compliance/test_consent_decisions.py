@@ -282,7 +282,7 @@ def naive(told: list[Grant | Withdrawal], who: str, ask: Ask, at: datetime) -> b
     return False
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(GRANT | OUT, max_size=20), ASK, st.randoms(use_true_random=False))
 def test_the_rule_and_both_cohorts_agree_on_everybody(
     events: list[Grant | Withdrawal], ask: Ask, random: object

@@ -143,7 +143,7 @@ def test_what_no_treaty_may_say_is_named(changes: dict[str, Any], why: str) -> N
     "field",
     sorted(
         set(Treaty.model_fields)
-        - {"approval_chain", "min_group", "retention_days", "unsafe", "witness_quorum"}
+        - {"amends", "approval_chain", "min_group", "retention_days", "unsafe", "witness_quorum"}
     ),
 )
 def test_every_missing_field_is_named(field: str) -> None:

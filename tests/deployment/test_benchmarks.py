@@ -1,5 +1,6 @@
 """The benchmarks run: small, and whatever they find."""
 
+import os
 import re
 import subprocess
 import sys
@@ -12,6 +13,9 @@ ROOT = Path(__file__).parent.parent.parent
 pytestmark = pytest.mark.deployment
 
 
+@pytest.mark.skipif(
+    "FOEDUS_BENCHMARKS" not in os.environ, reason="a minute of stock Flower; FOEDUS_BENCHMARKS=1 runs it"
+)
 def test_trips(tmp_path: Path) -> None:
     """Both fleets come up and answer, and the ratio is worked out from what is shown."""
     out = tmp_path / "trips.md"

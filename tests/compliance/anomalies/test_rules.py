@@ -230,6 +230,27 @@ def test_differencing(second: Access, flagged: bool) -> None:
     assert all(a.evidence == (0, 1) and len(a.studies) == 2 for a in alerts)
 
 
+@pytest.mark.parametrize(
+    ("customers", "cells", "flagged"), [(999, 3, True), (900, 3, False), (999, 4, False)]
+)
+def test_two_counts_between_which_few_withdrew(customers: int, cells: int, flagged: bool) -> None:
+    def count(i: int, customers: int, root: str, cells: int) -> Access:
+        by = [{"column": "age", "cuts": list(range(cells - 1))}]
+        study = {
+            "task": "count",
+            "count": {"by": by},
+            "table": {"name": "t"},
+            "k": 10,
+            "nonce": f"{i}",
+            "title": f"{i}",
+        }
+        question = Question.of(study, customers=customers, root=root)
+        return Access(i, at(days=i), "bob", "spend", "shop-a", run=f"r{i}", question=question)
+
+    alerts = Watch(Policy()).feed([count(0, 1000, "a", 3), count(1, customers, "b", cells)])
+    assert [a.rule for a in alerts] == ["differencing"] * flagged
+
+
 # ── laws ─────────────────────────────────────────────────────────────────────────────────────────
 
 
