@@ -276,11 +276,13 @@ class _Bundle:
         seats = len(chain) + ("partner" in chain) * (len(self.treaty.parties) - 1)
         if not submitted or len(approved) < seats:
             raise VerificationError("the log lacks the submission, or an approval")
-        if not submitted[0][0] < approved[0][0] <= approved[-1][0] < self._started:
+        before = [i for i, _ in approved if i < self._started]  # a second approver of a seat may come later
+        if len(before) < seats or not submitted[0][0] < before[0]:
             raise VerificationError("submission, approvals and start do not stand in the log in this order")
-        if self._mine("study.rejected"):
+        done = [i for a in ("round.summed", "released") for i, e in self._mine(a) if e["details"]["run"] == self.run]
+        if any(i < max(done, default=0) for i, _ in self._mine("study.rejected")):
             raise VerificationError(
-                "an approver has taken back their approval of this study, and yet it was released"
+                "an approver has taken back their approval of this study, and yet it went on or was released"
             )
         by = require_quorum(note, self.treaty.witnesses, self.treaty.quorum)
         return (

@@ -12,7 +12,7 @@ from typing import Any
 from ..compliance.auditlog.log import AuditLog, Entry, study_key
 from ..compliance.treaty import Treaty
 from ..documents import Envelope, Payload, SigningKey, b64
-from ..errors import InputError, VerificationError
+from ..errors import InputError, Refused, VerificationError
 from ..federation import ledger_heads
 from ..federation import messages as m
 from ..federation.modes import Sampler
@@ -68,6 +68,7 @@ class Case:
         self.cosigned = Cosigned(self.log, self.treaty, self.key, self.log_cosigned)
         self._entries: list[tuple[str, dict[str, Any]]] = []
         self._start: Entry | None = None
+        self._looked = 0  # entries of the audit log in which nobody takes this study back
         self._anchors: dict[str, Entry] = {}  # silo -> the last entry with a head of its ledger
         self.ledgers: dict[str, Payload] = {}  # silo -> the last head of its ledger that it stated
         for entry in self.log.entries():
@@ -127,6 +128,26 @@ class Case:
         for entry in self.log.entries(index, index + 1):
             self._anchors |= dict.fromkeys(ledger_heads.silos_in(entry.record), entry)
         self._entries.append((action, whole))
+
+    def require_not_rejected(self) -> None:
+        """Nobody has taken back their approval, by what the audit log says now.
+
+        Raises:
+            Refused: ``STUDY_REJECTED``.
+        """
+        size = self.log.size
+        for entry in self.log.entries(self._looked, size):
+            record = entry.record
+            if record["action"] == "study.rejected" and record["subject"] == self.study_envelope.digest:
+                raise Refused(
+                    "STUDY_REJECTED",
+                    f"{record['details'].get('approver')} has taken back their approval: no further round, no release",
+                )
+        self._looked = size
+
+    def logged(self, action: str) -> bool:
+        """Whether the audit log has such an entry of this run."""
+        return any(said == action for said, _ in self._entries)
 
     def ended(self) -> str | None:
         """How the audit log says that this run has ended: ``run.failed`` or ``run.stopped``."""

@@ -55,6 +55,7 @@ def conduct(grid: Grid, case: Case) -> Path:
     flight goes on in its batch, log entries that are there are not made twice.
 
     Raises:
+        Refused: ``STUDY_REJECTED``, an approver has taken it back before a round, or before the release.
         Abandoned: fewer than t silos at some point, or no quorum of witnesses at the end; nothing but the rounds
             finished was revealed.
     """
@@ -73,6 +74,7 @@ def conduct(grid: Grid, case: Case) -> Path:
     metrics: evaluate.Metrics | None = None
     while upcoming is not None:
         number = upcoming
+        case.require_not_rejected()
         plan, started = study.round(number, treaty), time.monotonic()
         result = known.get(number) or _sum(case, batches, number, state)  # 2
         case.sums.append(result)
@@ -101,6 +103,8 @@ def conduct(grid: Grid, case: Case) -> Path:
     if metrics is None and isinstance(study, Study):
         raise InputError("a study has at least one round of each kind")
     receipts = _receipts(case, batches)  # 5
+    if not case.logged("released"):  # else it is out, and its evidence is all there is left to finish
+        case.require_not_rejected()
     counts = {s.round: len(s.survivors) for s in case.sums}
     epsilon = price(study, treaty, survivors=counts)
     return release(case, state, metrics, receipts, epsilon, cosigned=batches.cosigned)  # 6

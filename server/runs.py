@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -180,12 +181,17 @@ class Runs:
                 self._look_at(row)
 
     def stop_rejected(self) -> None:
-        """Stop active runs of studies that an approver has taken back meanwhile."""
+        """Stop active runs of studies that an approver has taken back meanwhile.
+
+        Raises:
+            Unreachable: Flower can't be asked; the next look tries again, and the coordinator begins no further round.
+        """
         for row in self._store.runs(status="running"):
             reason = self._registry.rejected(row.study)
             if reason is not None:
                 _log.warning("run %s is stopped: %s", row.id, reason)
-                self.stop(row.id, actor="coordinator")
+                with suppress(Refused):  # it has ended by itself, between our two looks
+                    self.stop(row.id, actor="coordinator")
 
     def _look_at(self, row: RunRow) -> None:
         attempt = self._store.attempts(row.id)[-1]

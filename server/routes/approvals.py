@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
 
+from ...errors import Unreachable
 from ..auth import Principal, Role, require
 from ..desk import Body, DeskOf
 from .studies import summary
 
+_log = logging.getLogger(__name__)
 router = APIRouter(prefix="/studies/{digest}/approvals")
 
 
@@ -25,5 +28,8 @@ def decide(
     A rejection stops the study's run, if it is running. Whose decision it is stands in its signature, not in the token that carries it.
     """
     desk.registry.decide(digest, body, actor=caller.name)
-    desk.runs.stop_rejected()
+    try:
+        desk.runs.stop_rejected()
+    except Unreachable as error:  # the decision is filed; the watch over the runs tries again
+        _log.warning("a run may have to be stopped: %s", error.message)
     return summary(desk, desk.registry.find(digest))

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from support.nodes import Rehearsal, assert_refused
+from support.orders import copy_of, make_draft
 
 from foedus import cli
 from foedus.clients.app import SiloApp
 from foedus.compliance import approvals
 from foedus.compliance.auditlog.log import AuditLog
+from foedus.demo.simulate import prepare
+from foedus.demo.world import World
 from foedus.documents import Envelope, SigningKey
-from foedus.errors import InputError, VerificationError
+from foedus.errors import Abandoned, InputError, Refused, VerificationError
+from foedus.server.coordinator import conduct
 
 NODE = "aster-music"
 
@@ -186,3 +191,41 @@ def test_the_log_comes_first(play: Rehearsal, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(InputError):
         guard.revocations.take(rejection(play), guard.treaty, guard.treaty_digest)
     guard.revocations.require_none(play.case.study_envelope.digest)
+
+
+@pytest.mark.parametrize("after", ["round", "receipts"])
+def test_the_coordinator_itself_goes_no_further(guarded_world: World, tmp_path: Path, after: str) -> None:
+    """With nobody to stop it from outside, and nodes that would not notice."""
+    world = copy_of(guarded_world, tmp_path / "world")
+
+    def note(kind: str, data: Mapping[str, Any]) -> None:
+        if kind == after and data.get("round", 1) == 1:
+            case.log.append("api", "study.rejected", case.study_envelope.digest, {"approver": "dora"})
+
+    grid, case = prepare(world, make_draft(), note=note)
+    for app in grid._apps.values():
+        app.guard.revocations.read = lambda records: None  # type: ignore[attr-defined]
+    with pytest.raises(Refused, match="dora has taken back") as refusal:
+        conduct(grid, case)
+    assert refusal.value.code == "STUDY_REJECTED"
+    actions = [e.record["action"] for e in case.log.entries()]
+    assert "released" not in actions and not (case.out / "evidence.zip").exists()
+    assert actions.count("round.summed") == (1 if after == "round" else case.study.rounds)
+
+
+def test_a_run_ends_by_the_nodes_own_no(guarded_world: World, tmp_path: Path) -> None:
+    """A coordinator that does not heed it: no node gives another vector."""
+    world = copy_of(guarded_world, tmp_path / "world")
+    outs: dict[str, str] = {}
+
+    def note(kind: str, data: Mapping[str, Any]) -> None:
+        if kind == "round":
+            case.log.append("api", "study.rejected", case.study_envelope.digest, {"approver": "dora"})
+        if kind == "silo-out":
+            outs[data["silo"]] = data["code"]
+
+    grid, case = prepare(world, make_draft(), note=note)
+    case.require_not_rejected = lambda: None  # type: ignore[method-assign]
+    with pytest.raises(Abandoned):
+        conduct(grid, case)
+    assert outs == dict.fromkeys(world.homes, "REVOKED") and len(case.sums) == 1

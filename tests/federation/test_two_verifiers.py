@@ -107,6 +107,18 @@ def test_both_find_out_a_coordinator_who_lies(
     assert foedus_says(path, treaty) and one_file_says(path, treaty, capsys)
 
 
+@pytest.mark.parametrize("action", ["study.rejected", "study.approved"])
+def test_what_an_approver_says_after_the_release_undoes_nothing(
+    bundle: Tampered, tmp_path: Path, capsys: pytest.CaptureFixture[str], action: str
+) -> None:
+    def late(entries: list[Any]) -> None:
+        entries.append(next(e for e in entries if e["action"] == "study.approved") | {"action": action})
+
+    bundle.log(late)
+    path, treaty = bundle.write(tmp_path / "b.zip"), bundle.world.server / "treaty.json"
+    assert (foedus_says(path, treaty), one_file_says(path, treaty, capsys)) == ("", "")
+
+
 def test_a_head_that_this_log_does_not_continue_is_refused(
     good: Any, bundle: Tampered, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

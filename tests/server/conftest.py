@@ -58,6 +58,8 @@ class FakeSuperLink:
         return SimpleNamespace(status=status, sub_status=sub_status, details=details)
 
     def stop_run(self, run_id: int) -> None:
+        if not self.reachable:
+            raise Unreachable("the SuperLink does not answer")
         self.stopped.append(run_id)
         self.status[run_id] = ("finished", "stopped", "")
 

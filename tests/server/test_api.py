@@ -418,6 +418,20 @@ def test_an_approver_who_takes_back_stops_the_run(world: World) -> None:
         scientist.start(study.digest)
 
 
+def test_what_an_approver_takes_back_is_filed_though_flower_does_not_answer(world: World) -> None:
+    study, run = world.started()
+    world.superlink.reachable = False
+    with world.client("officer") as officer:
+        assert officer.approve(study.digest, world.decision(study, "dora", decision="reject"))["status"]
+    assert world.actions()[-1] == "study.rejected" and world.desk.runs.find(run).status == "running"
+    world.superlink.reachable = True
+    deadline = time.monotonic() + 10
+    while world.desk.runs.find(run).status == "running":
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert world.actions()[-2:] == ["study.rejected", "run.stopped"]
+
+
 def test_a_server_killed_after_a_rejection_stops_the_run_when_it_looks(world: World) -> None:
     study, run = world.started()
     world.desk.registry.decide(

@@ -39,10 +39,10 @@ def _place(entries: list[Any], action: str) -> int:
     return next(i for i, e in enumerate(entries) if e["action"] == action)
 
 
-def _take_back(entries: list[Any]) -> None:
-    """An approver's rejection after the start, which the coordinator did not heed."""
+def _take_back(entries: list[Any], before: str) -> None:
+    """An approver's rejection before the first such entry of the run, which the coordinator did not heed."""
     taken = entries[_place(entries, "study.approved")]
-    entries.insert(_place(entries, "run.started") + 1, taken | {"action": "study.rejected"})
+    entries.insert(_place(entries, before), taken | {"action": "study.rejected"})
 
 
 def edit_sum(b: Tampered, *, logged: bool) -> None:
@@ -144,7 +144,8 @@ COORDINATOR: dict[str, tuple[int, Tamper]] = {
     ),
     # 5: the log
     "log entry edited": (5, lambda b: b.lines("log/entries.jsonl", lambda e: e[0].update(actor="nobody"))),
-    "taken back while it ran": (5, lambda b: b.log(_take_back)),
+    "taken back while it ran": (5, lambda b: b.log(lambda e: _take_back(e, "round.summed"))),
+    "taken back before the release": (5, lambda b: b.log(lambda e: _take_back(e, "released"))),
     "log entry removed": (5, lambda b: b.lines("log/entries.jsonl", lambda e: e.pop(1))),
     "log entries reordered": (5, lambda b: b.lines("log/entries.jsonl", lambda e: _swap(e, 1, 2))),
     "log head by another key": (5, lambda b: b.log(lambda e: None, key=SigningKey.generate())),
