@@ -279,7 +279,12 @@ class _Bundle:
         before = [i for i, _ in approved if i < self._started]  # a second approver of a seat may come later
         if len(before) < seats or not submitted[0][0] < before[0]:
             raise VerificationError("submission, approvals and start do not stand in the log in this order")
-        done = [i for a in ("round.summed", "released") for i, e in self._mine(a) if e["details"]["run"] == self.run]
+        done = [
+            i
+            for a in ("round.summed", "released")
+            for i, e in self._mine(a)
+            if e["details"]["run"] == self.run
+        ]
         if any(i < max(done, default=0) for i, _ in self._mine("study.rejected")):
             raise VerificationError(
                 "an approver has taken back their approval of this study, and yet it went on or was released"

@@ -100,9 +100,7 @@ def test_a_server_can_not_go_on_showing_the_log_as_it_was(play: Rehearsal) -> No
     notice, total = first.notice()
     for silo in play.silos:
         before, data = play.spent(silo), play.weights + total
-        stale = play.vector_request(
-            silo, 2, boxes=False, previous=notice, log=held[silo], cosigned=cosigned
-        )
+        stale = play.vector_request(silo, 2, boxes=False, previous=notice, log=held[silo], cosigned=cosigned)
         refusal = assert_refused(play, silo, play.ask(silo, stale, data), "VERIFICATION", before=before)
         assert "held back" in refusal.message
         now = play.vector_request(silo, 2, boxes=False, previous=notice)
